@@ -1,0 +1,39 @@
+# Set-up, build and the everyday jobs in one word each. With CMake directly: see CMakePresets.json.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test format format-check lint clean
+
+CMAKE := .venv/bin/cmake
+CTEST := .venv/bin/ctest
+JOBS ?= $(shell nproc)
+
+FOLDERS := $(wildcard benchmarks examples generators runtime schedules tests tools)
+SOURCES = find $(FOLDERS) -name '*.cpp' -o -name '*.h' -o -name '*.hpp'
+LINTED = find generators runtime schedules tools -name '*.cpp'
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is missing (packages, .venv with Halide, CMake, Ninja)
+	@scripts/bootstrap
+
+build: setup ## set up and build everything; the program is build/bin/pagegrad
+	@$(CMAKE) --preset release
+	@$(CMAKE) --build build --parallel $(JOBS)
+
+demo: build ## gradients of real attention data with every schedule, checked and timed
+	@build/bin/pagegrad demo
+
+test: build ## build, then run all tests
+	@$(CTEST) --test-dir build --output-on-failure --parallel $(JOBS)
+
+format: ## format all C++ sources
+	@$(SOURCES) | xargs clang-format-19 -i
+
+format-check: ## fail if a C++ source is not formatted
+	@$(SOURCES) | xargs clang-format-19 --dry-run -Werror
+
+lint: build ## run clang-tidy on everything but tests and benchmarks
+	@$(LINTED) | xargs -P $(JOBS) -n 1 clang-tidy-19 -p build --quiet
+
+clean: ## remove what was built; .venv stays
+	@rm -rf build build-debug build-asan

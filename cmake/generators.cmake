@@ -1,0 +1,24 @@
+# The programs that write the kernels: generators/<op>_generator.cpp with the schedules.
+# They run once per kernel, so building them fast matters more than running them fast.
+add_library(pagegrad_generator_options INTERFACE)
+target_compile_features(pagegrad_generator_options INTERFACE cxx_std_17)
+target_compile_options(pagegrad_generator_options INTERFACE -O1 -g0 -Wall -Wextra -Werror)
+target_include_directories(pagegrad_generator_options INTERFACE
+                           "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/generators")
+
+file(GLOB schedule_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/schedules/*.cpp")
+add_library(pagegrad_schedules STATIC ${schedule_sources})
+target_link_libraries(pagegrad_schedules PUBLIC Halide::Halide PRIVATE pagegrad_generator_options)
+target_precompile_headers(pagegrad_schedules PRIVATE <Halide.h>)
+
+# pagegrad_add_generator(<op>): builds <op>.generator, unless that exists already.
+function(pagegrad_add_generator op)
+    if(TARGET ${op}.generator)
+        return()
+    endif()
+    add_halide_generator(${op}.generator
+                         SOURCES "${PROJECT_SOURCE_DIR}/generators/${op}_generator.cpp"
+                         LINK_LIBRARIES pagegrad_schedules pagegrad_generator_options)
+    set_target_properties(${op}.generator PROPERTIES NO_SYSTEM_FROM_IMPORTED OFF)
+    target_precompile_headers(${op}.generator REUSE_FROM pagegrad_schedules)
+endfunction()

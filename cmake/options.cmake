@@ -1,0 +1,11 @@
+# Compile options of our own code; never seen by users of the library.
+add_library(pagegrad_options INTERFACE)
+target_compile_features(pagegrad_options INTERFACE cxx_std_17)
+target_compile_options(pagegrad_options INTERFACE -Wall -Wextra -Werror)
+# GCC 12 believes that std::sort leaves arrays shorter than its insertion threshold.
+target_compile_options(pagegrad_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds>)
+if(PAGEGRAD_SANITIZE)
+    target_compile_options(pagegrad_options INTERFACE
+                           -fsanitize=${PAGEGRAD_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(pagegrad_options INTERFACE -fsanitize=${PAGEGRAD_SANITIZE})
+endif()

@@ -1,0 +1,57 @@
+/// The algebra of attention, as expressions that every pipeline and every schedule share.
+/// Formulas: pagegrad.h. Scores are kept as they come from scaled queries; the change to base 2
+/// happens where the exponential is taken.
+#pragma once
+
+#include "Halide.h"
+
+namespace pagegrad {
+
+using Halide::Expr;
+
+constexpr float log2_e = 1.44269504088896340736f;
+constexpr float ln_2 = 0.693147180559945309417f;
+
+/// 2^x for x <= 128 to about 2e-7 relative, 2^-126 below: round to an integer, a polynomial
+/// (Taylor terms of 2^f for |f| <= 1/2, of degree 6, the last one fitted), and the integer added to
+/// the exponent.
+inline Expr exp2(const Expr &argument) {
+    const Expr x = Halide::max(argument, -126.0f);
+    const Expr whole = Halide::round(x);
+    const Expr f = x - whole;
+    Expr power = 1.5403530e-4f;
+    for (const float coefficient :
+         {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) {
+        power = power * f + coefficient;
+    }
+    return Halide::reinterpret<float>(Halide::reinterpret<int32_t>(power) +
+                                      (Halide::cast<int32_t>(whole) << 23));
+}
+
+/// Whether a query sees a key: the plan gives each query row a half-open range of keys. One
+/// unsigned comparison checks both ends.
+inline Expr visible(const Expr &key, const Expr &key_begin, const Expr &key_end) {
+    return Halide::reinterpret<uint32_t>(key - key_begin) <
+           Halide::reinterpret<uint32_t>(Halide::max(key_end - key_begin, 0));
+}
+
+/// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e).
+inline Expr probability(const Expr &score, const Expr &lse_log2) {
+    return exp2(Halide::min(score * log2_e - lse_log2, 0.0f));
+}
+
+/// dS = P (dP - delta), without the score scale, which commutes with the products that follow. Zero
+/// where P is: hidden keys need no second mask.
+inline Expr score_gradient(const Expr &p, const Expr &dp, const Expr &delta) {
+    return p * (dp - delta);
+}
+
+/// lse in the form that probability() takes. Rows without keys have lse = -inf (some forwards write
+/// +inf): a huge one makes their probabilities 0. Tested on the bits, since kernels are compiled as
+/// if there were no infinities.
+inline Expr lse_to_log2(const Expr &lse) {
+    const Expr magnitude = Halide::reinterpret<int32_t>(lse) & 0x7fffffff;
+    return Halide::select(magnitude >= 0x7f800000, 1e30f, lse * log2_e);
+}
+
+}  // namespace pagegrad

@@ -1,0 +1,48 @@
+/// The end of the forward: output rows and their LSE from the state of the online softmax.
+#include "attention_algebra.h"
+#include "paging.h"
+
+namespace pagegrad {
+namespace {
+
+using namespace Halide;
+
+class ForwardFinish : public Generator<ForwardFinish> {
+public:
+    // Indices innermost first. The caller owns everything.
+    Input<Buffer<float, 2>> acc{"acc"};          // d, row: see forward
+    Input<Buffer<float, 1>> row_max{"row_max"};  // row, times log2(e)
+    Input<Buffer<float, 1>> row_sum{"row_sum"};  // row
+    Input<Buffer<int32_t, 2>> rows{"rows"};      // field, row
+    Output<Buffer<float, 4>> out{"out"};         // d, head, token, batch: the rows listed
+    Output<Buffer<float, 3>> lse{"lse"};         // head, token, batch: the rows listed
+
+    void generate() {
+        RDom x(0, rows.dim(1).extent(), "x"), y(0, rows.dim(1).extent(), "y");
+        inverse_sum(r) = select(row_sum(r) > 0.0f, 1.0f / row_sum(r), 0.0f);
+        const QueryRow to(rows, out, x), lse_to(rows, out, y);
+        out(d, h, t, b) = undef<float>();
+        out(d, to.head, to.token, to.batch) = acc(d, x) * inverse_sum(x);
+        const Expr minus_infinity = reinterpret<float>(Expr(int32_t(0xff800000)));
+        lse(h, t, b) = undef<float>();
+        lse(lse_to.head, lse_to.token, lse_to.batch) = select(
+            row_sum(y) > 0.0f, row_max(y) * ln_2 + log(max(row_sum(y), 1e-37f)), minus_infinity);
+    }
+
+    void schedule() {
+        const int vector = natural_vector_size<float>();
+        inverse_sum.compute_at(out, Var::outermost());
+        out.update().vectorize(d, vector, TailStrategy::GuardWithIf);
+        rows.dim(0).set_bounds(0, row_fields);
+        out.dim(0).set_min(0);
+    }
+
+private:
+    Var d{"d"}, h{"h"}, t{"t"}, b{"b"}, r{"r"};
+    Func inverse_sum{"inverse_sum"};
+};
+
+}  // namespace
+}  // namespace pagegrad
+
+HALIDE_REGISTER_GENERATOR(pagegrad::ForwardFinish, forward_finish)

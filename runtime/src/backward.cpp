@@ -1,0 +1,523 @@
+/// The backward on the CPU: row statistics, then fused tiles or, as the reference schedule,
+/// materialised matrices.
+#include "execute.h"
+#include "rows.h"
+#include "status.h"
+#include "tiles.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace pagegrad {
+
+namespace {
+
+/// Keys of a tile: packed keys, values and gradients fill half of a 1 MiB L2 cache.
+int32_t tile_keys(const pagegrad_plan &plan) {
+    return plan.head_dim <= 128 ? 256 : plan.head_dim <= 256 ? 128 : 64;
+}
+
+/// LSE and delta of all query rows, [batch][token][head].
+struct RowStatistics {
+    float *lse, *lse_log2, *delta;
+
+    RowStatistics(const BackwardCall &call, const QueryLayout &layout, Carver &carver) {
+        const int64_t rows = layout.rows(call.plan);
+        lse = present(call.args.lse) ? nullptr : carver.take<float>(rows);
+        lse_log2 = carver.take<float>(rows);
+        delta = carver.take<float>(rows);
+    }
+};
+
+/// The forward that gives the LSE when the caller has none.
+ForwardCall lse_forward(const BackwardCall &call, const pagegrad_forward_args &args) {
+    return {call.plan, args, call.threads,
+            companion(call.kernel, Operation::forward, call.plan.head_dim)};
+}
+
+pagegrad_forward_args lse_forward_args(const BackwardCall &call, const RowStatistics &statistics,
+                                       float *out) {
+    pagegrad_forward_args args{};
+    args.struct_size = sizeof(args);
+    args.scale = call.args.scale;
+    args.q = call.args.q;
+    args.k_pool = call.args.k_pool;
+    args.v_pool = call.args.v_pool;
+    args.out = contiguous_like(call.args.q, call.args.q.rank, out);
+    args.lse = row_tensor(statistics.lse, call.args.q);
+    return args;
+}
+
+void compute_statistics(const BackwardCall &call, const QueryLayout &layout,
+                        const RowStatistics &statistics, KernelStatus &status) {
+    const pagegrad_backward_args &args = call.args;
+    auto *kernel = companion(call.kernel, Operation::row_statistics).as<RowStatisticsKernel>();
+    const bool has_dlse = present(args.dlse);
+    const pagegrad_tensor lse = statistics.lse ? row_tensor(statistics.lse, args.q) : args.lse;
+    const pagegrad_tensor &dlse = has_dlse ? args.dlse : lse;
+
+    constexpr int64_t tokens_per_task = 64;
+    const int64_t tasks_per_batch = (layout.tokens + tokens_per_task - 1) / tokens_per_task;
+    call.threads.for_each(tasks_per_batch * layout.batches, [&](int, int64_t task) {
+        const int64_t batch = task / tasks_per_batch;
+        const int64_t first = task % tasks_per_batch * tokens_per_task;
+        const Range tokens{first, std::min(first + tokens_per_task, layout.tokens)};
+        const auto part = [&](pagegrad_tensor tensor) {
+            return token_slice(tensor, layout.batched, batch, tokens);
+        };
+        KernelArena arena;
+        status.record(kernel(&arena, query_buffer(part(args.dout)), query_buffer(part(args.out)),
+                             row_buffer(part(lse)), row_buffer(part(dlse)), has_dlse,
+                             row_buffer(part(row_tensor(statistics.lse_log2, args.q))),
+                             row_buffer(part(row_tensor(statistics.delta, args.q)))));
+    });
+}
+
+/// A chunk whose rows are in the list, or were in one before and go on.
+struct PendingChunk {
+    int32_t sequence;
+    int64_t number;
+};
+
+/// Memory of one thread of the fused backward.
+struct TileScratch {
+    QueryRow *rows;
+    PendingChunk *chunks;  ///< at most one per row, and all of a sequence that uses a run again
+    int32_t *spans;        ///< [query tile][begin, end): keys that its rows see
+    float *dk, *dv;        ///< [key][d], gradients of the tile
+    char *arena;
+
+    TileScratch(const pagegrad_plan &plan, int64_t row_capacity, Carver &carver) {
+        const int64_t keys = tile_keys(plan), elements = keys * padded_head_dim(plan);
+        rows = carver.take<QueryRow>(row_capacity);
+        chunks = carver.take<PendingChunk>(row_capacity + plan.max_query_length);
+        spans = carver.take<int32_t>(2 * row_capacity);
+        dk = carver.take<float>(elements);
+        dv = carver.take<float>(elements);
+        arena = carver.take<char>(arena_bytes(plan, keys, 3));
+    }
+};
+
+/// What all tiles of a fused backward share.
+struct FusedBackward {
+    const BackwardCall &call;
+    const QueryLayout layout;
+    RowStatistics statistics;
+    TileList tiles;
+    ChunkProgress progress;
+    /// Rows of a kernel call. One thread has nobody to hand finished chunks to and takes more at
+    /// once; the sums are the same, since rows are cut at multiples of chunk_rows anyway.
+    const int64_t row_capacity;
+    std::vector<TileScratch> scratch;
+
+    FusedBackward(const BackwardCall &call, const QueryLayout &layout, Carver &carver)
+        : call(call), layout(layout), statistics(call, layout, carver),
+          tiles(call.plan, tile_keys(call.plan), carver), progress(call.plan, tiles, carver),
+          row_capacity(ChunkProgress::chunk_rows * (call.threads.count() == 1 ? 4 : 1)) {
+        for (int thread = 0; thread < call.threads.count(); thread++) {
+            scratch.emplace_back(call.plan, row_capacity, carver);
+        }
+    }
+};
+
+/// One tile: takes the queries of all users of its run, chunk by chunk.
+class TileTask {
+public:
+    TileTask(const FusedBackward &shared, const KeyTile &tile, const TileScratch &scratch,
+             KernelStatus &status)
+        : shared(shared), plan(shared.call.plan), tile(tile), run(plan.runs[tile.run]),
+          scratch(scratch), status(status) {
+    }
+
+    void execute() {
+        for (int32_t user = run.users_begin; user < run.users_end; user++) {
+            add_user(user);
+        }
+        open_chunk_goes_on = false;
+        flush();
+        publish();
+        if (touched) {
+            add_to_pools();
+        }
+    }
+
+private:
+    void add_user(int32_t user) {
+        const int32_t index = plan.users[user].sequence;
+        const int32_t first_key = plan.users[user].first_key;
+        const Sequence &sequence = plan.sequences[index];
+        const Visibility mask = plan.visibility(sequence);
+        const Range queries =
+            mask.queries({first_key + tile.keys.begin, first_key + tile.keys.end});
+        const bool uses_again = user + 1 < run.users_end && plan.users[user + 1].sequence == index;
+        for (int64_t query = queries.begin; query < queries.end; query++) {
+            const int64_t chunk = shared.progress.chunk_of(query);
+            if (query == queries.begin || query == shared.progress.chunk_end(chunk - 1)) {
+                open(index, chunk);
+            }
+            add_query(index, query, mask.keys(query), first_key);
+            open_chunk_goes_on = uses_again || (query + 1 < queries.end &&
+                                                query + 1 < shared.progress.chunk_end(chunk));
+        }
+    }
+
+    /// Users are ordered by sequence: what is known of this one stands at the end of the list.
+    void open(int32_t sequence, int64_t chunk) {
+        for (int64_t i = num_chunks - 1; i >= 0 && scratch.chunks[i].sequence == sequence; i--) {
+            if (scratch.chunks[i].number == chunk) {
+                return;
+            }
+        }
+        scratch.chunks[num_chunks++] = {sequence, chunk};
+    }
+
+    void add_query(int32_t sequence, int64_t query, Range keys, int32_t first_key) {
+        const int32_t group = plan.group();
+        QueryRow row;
+        row.token = shared.layout.token(plan.sequences[sequence], query);
+        row.batch = shared.layout.batch(sequence);
+        row.key_begin = static_cast<int32_t>(keys.begin - first_key);
+        row.key_end = static_cast<int32_t>(keys.end - first_key);
+        for (int32_t head = tile.kv_head * group; head < (tile.kv_head + 1) * group; head++) {
+            row.head = head;
+            if (num_rows == shared.row_capacity) {
+                open_chunk_goes_on = true;
+                flush();
+            }
+            scratch.rows[num_rows++] = row;
+        }
+    }
+
+    /// Computes with the rows in the list.
+    void flush() {
+        if (num_rows == 0) {
+            return;
+        }
+        if (!touched) {
+            touched = true;
+            const size_t bytes = tile.keys.size() * padded_head_dim(plan) * sizeof(float);
+            std::memset(scratch.dk, 0, bytes);
+            std::memset(scratch.dv, 0, bytes);
+        }
+        for (int64_t i = 0; i < num_chunks; i++) {
+            shared.progress.wait(tile.kv_head, scratch.chunks[i].sequence, scratch.chunks[i].number,
+                                 tile);
+        }
+        const int32_t whole_chunks =
+            num_rows / ChunkProgress::chunk_rows * ChunkProgress::chunk_rows;
+        compute(0, whole_chunks);
+        compute(whole_chunks, num_rows);
+        num_rows = 0;
+        publish();
+    }
+
+    /// Hands on the chunks that are complete, and keeps those that go on.
+    void publish() {
+        if (num_chunks == 0) {
+            return;
+        }
+        const PendingChunk last = scratch.chunks[num_chunks - 1];
+        const bool keep_all = open_chunk_goes_on && repeats(last.sequence);
+        int64_t kept = 0;
+        for (int64_t i = 0; i < num_chunks; i++) {
+            const PendingChunk chunk = scratch.chunks[i];
+            if (open_chunk_goes_on && chunk.sequence == last.sequence &&
+                (keep_all || chunk.number == last.number)) {
+                scratch.chunks[kept++] = chunk;
+            } else {
+                shared.progress.publish(tile.kv_head, chunk.sequence, chunk.number, tile);
+            }
+        }
+        num_chunks = kept;
+    }
+
+    /// Whether a sequence uses this run more than once.
+    bool repeats(int32_t sequence) const {
+        int uses = 0;
+        for (int32_t user = run.users_begin; user < run.users_end; user++) {
+            uses += plan.users[user].sequence == sequence;
+        }
+        return uses > 1;
+    }
+
+    void compute(int32_t begin, int32_t end) {
+        if (begin == end) {
+            return;
+        }
+        const BackwardCall &call = shared.call;
+        const int32_t query_tile = round_up(even_tile(end - begin, max_query_tile), 8);
+        const int32_t keys = static_cast<int32_t>(tile.keys.size());
+        const int32_t kv_tile = round_up(even_tile(keys, max_kv_tile), 32);
+        const int32_t tiles = find_spans(begin, end, query_tile);
+        const int32_t first_slot = run.first_slot + static_cast<int32_t>(tile.keys.begin);
+        const int32_t *blocks = &plan.blocks[run.first_block + first_slot / plan.block_size];
+        const int64_t num_blocks = (first_slot % plan.block_size + keys - 1) / plan.block_size + 1;
+        const int64_t columns = padded_head_dim(plan);
+        KernelArena arena(scratch.arena, arena_bytes(plan, shared.tiles.tile_keys, 3));
+        status.record(call.kernel.as<BackwardKernel>()(
+            &arena, query_buffer(call.args.q), query_buffer(call.args.dout),
+            row_buffer(row_tensor(shared.statistics.lse_log2, call.args.q)),
+            row_buffer(row_tensor(shared.statistics.delta, call.args.q)),
+            pool_buffer(call.args.k_pool), pool_buffer(call.args.v_pool),
+            KernelBuffer(blocks, {{num_blocks, 1}}),
+            KernelBuffer(&scratch.rows[begin].token,
+                         {{query_row_fields, 1}, {end - begin, query_row_fields}}),
+            KernelBuffer(scratch.spans, {{2, 1}, {tiles, 2}}), first_slot % plan.block_size,
+            static_cast<int32_t>(tile.keys.begin), keys, tile.kv_head, kv_tile, query_tile,
+            call.args.scale, query_buffer(call.args.dq),
+            KernelBuffer(scratch.dk, {{columns, 1}, {keys, columns}}),
+            KernelBuffer(scratch.dv, {{columns, 1}, {keys, columns}})));
+    }
+
+    int32_t find_spans(int32_t begin, int32_t end, int32_t query_tile) {
+        int32_t tiles = 0;
+        for (int32_t first = begin; first < end; first += query_tile, tiles++) {
+            int32_t *span = scratch.spans + 2 * tiles;
+            span[0] = scratch.rows[first].key_begin;
+            span[1] = scratch.rows[first].key_end;
+            for (int32_t row = first; row < std::min(first + query_tile, end); row++) {
+                span[0] = std::min(span[0], scratch.rows[row].key_begin);
+                span[1] = std::max(span[1], scratch.rows[row].key_end);
+            }
+        }
+        return tiles;
+    }
+
+    void add_to_pools() {
+        auto *scatter =
+            companion(shared.call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
+        const int32_t first_slot = run.first_slot + static_cast<int32_t>(tile.keys.begin);
+        const int32_t *blocks = &plan.blocks[run.first_block + first_slot / plan.block_size];
+        const int64_t num_blocks =
+            (first_slot % plan.block_size + tile.keys.size() - 1) / plan.block_size + 1;
+        KernelArena arena;
+        for (const auto &[gradient, pool] : {std::pair(scratch.dk, &shared.call.args.dk_pool),
+                                             std::pair(scratch.dv, &shared.call.args.dv_pool)}) {
+            status.record(
+                scatter(&arena,
+                        KernelBuffer(gradient, {{plan.head_dim, 1},
+                                                {1, 0},
+                                                {tile.keys.size(), padded_head_dim(plan)}}),
+                        KernelBuffer(blocks, {{num_blocks, 1}}), first_slot % plan.block_size, 1.0f,
+                        pool_head_buffer(*pool, tile.kv_head)));
+        }
+    }
+
+    const FusedBackward &shared;
+    const pagegrad_plan &plan;
+    const KeyTile tile;
+    const Run &run;
+    const TileScratch &scratch;
+    KernelStatus &status;
+    int32_t num_rows = 0;
+    bool touched = false;             ///< whether any query sees the tile
+    bool open_chunk_goes_on = false;  ///< whether more rows of the last sequence's chunks follow
+    int64_t num_chunks = 0;
+};
+
+/// Memory of one thread of the materialised backward.
+struct DenseScratch {
+    float *k, *v, *dk, *dv;  ///< [key][d]
+    int32_t *seen;           ///< [query][begin, end)
+    char *arena;
+    int64_t arena_size;
+
+    DenseScratch(const pagegrad_plan &plan, Carver &carver) {
+        int64_t keys = 0, queries = 0;
+        arena_size = 4096;
+        for (const Sequence &sequence : plan.sequences) {
+            keys = std::max<int64_t>(keys, sequence.kv_length);
+            queries = std::max<int64_t>(queries, sequence.query_length);
+            // Four matrices and the transposed operands, their rows rounded up to vectors.
+            const int64_t row = sequence.kv_length + 64;
+            const int64_t rows =
+                4 * plan.group() * (int64_t{sequence.query_length} + 1) + 2 * plan.head_dim;
+            arena_size = std::max<int64_t>(arena_size, row * rows * sizeof(float) + 8192);
+        }
+        for (float **tensor : {&k, &v, &dk, &dv}) {
+            *tensor = carver.take<float>(keys * plan.head_dim);
+        }
+        seen = carver.take<int32_t>(2 * queries);
+        arena = carver.take<char>(arena_size);
+    }
+};
+
+struct DenseBackward {
+    const BackwardCall &call;
+    const QueryLayout layout;
+    RowStatistics statistics;
+    std::vector<DenseScratch> scratch;
+
+    DenseBackward(const BackwardCall &call, const QueryLayout &layout, Carver &carver)
+        : call(call), layout(layout), statistics(call, layout, carver) {
+        for (int thread = 0; thread < call.threads.count(); thread++) {
+            scratch.emplace_back(call.plan, carver);
+        }
+    }
+};
+
+/// Gather, dense backward and scatter-add of one KV head of one sequence.
+void compute_dense(const DenseBackward &shared, int32_t index, int32_t kv_head,
+                   const DenseScratch &scratch, KernelStatus &status) {
+    const BackwardCall &call = shared.call;
+    const pagegrad_plan &plan = call.plan;
+    const Sequence &sequence = plan.sequences[index];
+    if (sequence.query_length == 0 || sequence.kv_length == 0) {
+        return;
+    }
+    const int64_t D = plan.head_dim, keys = sequence.kv_length, group = plan.group();
+    const Visibility mask = plan.visibility(sequence);
+    for (int64_t query = 0; query < sequence.query_length; query++) {
+        const Range seen = mask.keys(query);
+        scratch.seen[2 * query] = static_cast<int32_t>(seen.begin);
+        scratch.seen[2 * query + 1] = static_cast<int32_t>(seen.end);
+    }
+    const KernelBuffer blocks(&plan.table[sequence.table_begin],
+                              {{sequence.num_blocks(plan.block_size), 1}});
+    KernelArena arena(scratch.arena, scratch.arena_size);
+    auto *gather_kernel = companion(call.kernel, Operation::gather).as<GatherKernel>();
+    const auto dense_head = [&](float *data) {
+        return KernelBuffer(data, {{D, 1}, {1, 0}, {keys, D}});
+    };
+    status.record(gather_kernel(&arena, pool_head_buffer(call.args.k_pool, kv_head),
+                                KernelBuffer(blocks), dense_head(scratch.k)));
+    status.record(gather_kernel(&arena, pool_head_buffer(call.args.v_pool, kv_head),
+                                KernelBuffer(blocks), dense_head(scratch.v)));
+
+    const int64_t batch = shared.layout.batch(index), first = shared.layout.token(sequence, 0);
+    const auto part = [&](const pagegrad_tensor &tensor, int head_dim) {
+        pagegrad_tensor slice = token_slice(tensor, shared.layout.batched, batch,
+                                            {first, first + sequence.query_length});
+        slice.data = static_cast<float *>(slice.data) + kv_head * group * slice.stride[head_dim];
+        slice.shape[head_dim] = group;
+        return slice;
+    };
+    // Heads are the last dimension but one of rank-3 slices, the last of rank-2 slices.
+    const auto queries = [&](const pagegrad_tensor &tensor) { return row_buffer(part(tensor, 1)); };
+    const auto rows = [&](float *data) {
+        const pagegrad_tensor slice = part(row_tensor(data, call.args.q), 1);
+        return KernelBuffer(static_cast<float *>(slice.data),
+                            {{slice.shape[1], slice.stride[1]}, {slice.shape[0], slice.stride[0]}});
+    };
+    const auto matrix = [&](float *data) { return KernelBuffer(data, {{D, 1}, {keys, D}}); };
+    status.record(call.kernel.as<BackwardDenseKernel>()(
+        &arena, queries(call.args.q), queries(call.args.dout), rows(shared.statistics.lse_log2),
+        rows(shared.statistics.delta), matrix(scratch.k), matrix(scratch.v),
+        KernelBuffer(scratch.seen, {{2, 1}, {sequence.query_length, 2}}), call.args.scale,
+        queries(call.args.dq), matrix(scratch.dk), matrix(scratch.dv)));
+
+    auto *scatter = companion(call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
+    status.record(scatter(&arena, dense_head(scratch.dk), KernelBuffer(blocks), 0, 1.0f,
+                          pool_head_buffer(call.args.dk_pool, kv_head)));
+    status.record(scatter(&arena, dense_head(scratch.dv), KernelBuffer(blocks), 0, 1.0f,
+                          pool_head_buffer(call.args.dv_pool, kv_head)));
+}
+
+/// The LSE forward runs first and is done before the rest of the workspace is used.
+size_t lse_forward_size(const BackwardCall &call, const QueryLayout &layout) {
+    if (present(call.args.lse)) {
+        return 0;
+    }
+    Carver carver(nullptr);
+    const RowStatistics statistics(call, layout, carver);
+    const pagegrad_forward_args args = lse_forward_args(call, statistics, nullptr);
+    const size_t before = carver.size() + layout.rows(call.plan) * call.plan.head_dim * 4 + 64;
+    return before + lse_forward(call, args).workspace_size();
+}
+
+void compute_lse(const BackwardCall &call, const QueryLayout &layout,
+                 const RowStatistics &statistics, void *workspace) {
+    Carver carver(workspace);
+    const RowStatistics same_place(call, layout, carver);
+    float *out = carver.take<float>(layout.rows(call.plan) * call.plan.head_dim);
+    const pagegrad_forward_args args = lse_forward_args(call, statistics, out);
+    lse_forward(call, args).execute(carver.take<char>(0));
+}
+
+}  // namespace
+
+BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backward_args &args,
+                                 const pagegrad_execution &execution) {
+    require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,
+            ", expected ", sizeof(args));
+    require(std::isfinite(args.scale), "scale is ", args.scale, ", expected a finite number");
+    require(args.pool_mode == PAGEGRAD_POOL_ACCUMULATE || args.pool_mode == PAGEGRAD_POOL_OVERWRITE,
+            "pool_mode is ", args.pool_mode, ", expected a pagegrad_pool_mode");
+    const auto dtype = check_dtype("q", args.q.dtype);
+    const QueryLayout layout = check_query(plan, args.q, dtype);
+    check_like_query("dout", plan, layout, args.dout, dtype, Access::read);
+    check_like_query("out", plan, layout, args.out, dtype, Access::read);
+    check_pool("k_pool", plan, args.k_pool, dtype, Access::read);
+    check_pool("v_pool", plan, args.v_pool, dtype, Access::read);
+    if (present(args.lse)) {
+        check_row_tensor("lse", plan, layout, args.lse, Access::read);
+    }
+    if (present(args.dlse)) {
+        check_row_tensor("dlse", plan, layout, args.dlse, Access::read);
+    }
+    check_like_query("dq", plan, layout, args.dq, dtype, Access::write);
+    check_pool("dk_pool", plan, args.dk_pool, PAGEGRAD_FLOAT32, Access::write);
+    check_pool("dv_pool", plan, args.dv_pool, PAGEGRAD_FLOAT32, Access::write);
+    check_distinct({{"dq", &args.dq}, {"dk_pool", &args.dk_pool}, {"dv_pool", &args.dv_pool}},
+                   {{"dout", &args.dout},
+                    {"q", &args.q},
+                    {"k_pool", &args.k_pool},
+                    {"v_pool", &args.v_pool},
+                    {"out", &args.out},
+                    {"lse", &args.lse},
+                    {"dlse", &args.dlse}});
+    return {plan, args, Threads(execution),
+            choose_kernel(Operation::backward, dtype, plan.head_dim, execution.kernel)};
+}
+
+size_t BackwardCall::workspace_size() const {
+    const QueryLayout layout = check_query(plan, args.q, kernel.dtype);
+    Carver carver(nullptr);
+    if (kernel.operation == Operation::backward) {
+        const FusedBackward sizes(*this, layout, carver);
+    } else {
+        const DenseBackward sizes(*this, layout, carver);
+    }
+    return std::max(carver.size(), lse_forward_size(*this, layout));
+}
+
+void BackwardCall::execute(void *workspace) const {
+    const QueryLayout layout = check_query(plan, args.q, kernel.dtype);
+    KernelStatus status;
+    fill(args.dq, 0.0f);
+    if (args.pool_mode == PAGEGRAD_POOL_OVERWRITE) {
+        fill(args.dk_pool, 0.0f);
+        fill(args.dv_pool, 0.0f);
+    }
+    const auto prepare = [&](const RowStatistics &statistics) {
+        if (statistics.lse) {
+            compute_lse(*this, layout, statistics, workspace);
+        }
+        compute_statistics(*this, layout, statistics, status);
+    };
+    Carver carver(workspace);
+    if (kernel.operation == Operation::backward) {
+        FusedBackward shared(*this, layout, carver);
+        prepare(shared.statistics);
+        shared.tiles.build();
+        shared.progress.build();
+        threads.for_each(shared.tiles.size(), [&](int thread, int64_t task) {
+            TileTask(shared, shared.tiles[task], shared.scratch[thread], status).execute();
+        });
+    } else {
+        const DenseBackward shared(*this, layout, carver);
+        prepare(shared.statistics);
+        threads.for_each(plan.num_kv_heads, [&](int thread, int64_t kv_head) {
+            for (size_t sequence = 0; sequence < plan.sequences.size(); sequence++) {
+                compute_dense(shared, static_cast<int32_t>(sequence), static_cast<int32_t>(kv_head),
+                              shared.scratch[thread], status);
+            }
+        });
+    }
+    status.check();
+}
+
+}  // namespace pagegrad

@@ -1,0 +1,67 @@
+/// Execution of validated calls on the CPU.
+#pragma once
+
+#include "kernels.h"
+#include "parallel.h"
+#include "plan.h"
+#include "tensors.h"
+#include "workspace.h"
+
+#include <atomic>
+
+namespace pagegrad {
+
+/// First failure of the kernels of a call, from any thread.
+class KernelStatus {
+public:
+    void record(int code) {
+        if (code != 0) {
+            int expected = 0;
+            first.compare_exchange_strong(expected, code);
+        }
+    }
+    /// Throws Failure if any kernel failed.
+    void check() const;
+
+private:
+    std::atomic<int> first{0};
+};
+
+/// Bytes that a kernel call may allocate in its arena: packed tiles of `keys` keys (`copies` of
+/// them), of query rows, and small change.
+int64_t arena_bytes(const pagegrad_plan &plan, int64_t keys, int copies);
+
+/// head_dim as kernels pad it.
+int64_t padded_head_dim(const pagegrad_plan &plan);
+
+/// A forward or backward call: `Size` finds the workspace, `execute` runs in it.
+struct ForwardCall {
+    const pagegrad_plan &plan;
+    const pagegrad_forward_args &args;
+    Threads threads;
+    const Kernel &kernel;
+
+    static ForwardCall check(const pagegrad_plan &plan, const pagegrad_forward_args &args,
+                             const pagegrad_execution &execution);
+    size_t workspace_size() const;
+    void execute(void *workspace) const;
+};
+
+struct BackwardCall {
+    const pagegrad_plan &plan;
+    const pagegrad_backward_args &args;
+    Threads threads;
+    const Kernel &kernel;
+
+    static BackwardCall check(const pagegrad_plan &plan, const pagegrad_backward_args &args,
+                              const pagegrad_execution &execution);
+    size_t workspace_size() const;
+    void execute(void *workspace) const;
+};
+
+void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegrad_tensor &dense,
+            const pagegrad_execution &execution);
+void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,
+                 const pagegrad_tensor &pool, const pagegrad_execution &execution);
+
+}  // namespace pagegrad

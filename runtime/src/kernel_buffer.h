@@ -1,0 +1,50 @@
+/// Arguments of kernels: tensors and plain arrays as Halide buffers.
+#pragma once
+
+#include "HalideRuntime.h"
+
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+namespace pagegrad {
+
+/// One dimension, innermost first.
+struct Extent {
+    int64_t size, stride;
+};
+
+/// A Halide buffer over memory of someone else.
+class KernelBuffer {
+public:
+    template<typename T>
+    KernelBuffer(T *data, std::initializer_list<Extent> extents) : buffer{} {
+        buffer.host = reinterpret_cast<uint8_t *>(const_cast<std::remove_const_t<T> *>(data));
+        buffer.type = halide_type_of<std::remove_const_t<T>>();
+        buffer.dim = dims;
+        for (const Extent &extent : extents) {
+            dims[buffer.dimensions++] = halide_dimension_t(0, static_cast<int32_t>(extent.size),
+                                                           static_cast<int32_t>(extent.stride));
+        }
+    }
+    KernelBuffer(const KernelBuffer &other) {
+        *this = other;
+    }
+    KernelBuffer &operator=(const KernelBuffer &other) {
+        buffer = other.buffer;
+        for (int i = 0; i < buffer.dimensions; i++) {
+            dims[i] = other.dims[i];
+        }
+        buffer.dim = dims;
+        return *this;
+    }
+    operator halide_buffer_t *() {
+        return &buffer;
+    }
+
+private:
+    halide_buffer_t buffer;
+    halide_dimension_t dims[4];
+};
+
+}  // namespace pagegrad

@@ -1,0 +1,89 @@
+/// The kernels of this build, and which to use.
+#pragma once
+
+#include "HalideRuntime.h"
+#include "pagegrad/pagegrad.h"
+
+#include <string>
+
+namespace pagegrad {
+
+class KernelArena;
+
+/// Signatures of the generated functions: the generators document the arguments.
+using BackwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *dout,
+                           halide_buffer_t *lse_log2, halide_buffer_t *delta,
+                           halide_buffer_t *k_pool, halide_buffer_t *v_pool,
+                           halide_buffer_t *blocks, halide_buffer_t *rows, halide_buffer_t *spans,
+                           int32_t first_slot, int32_t first_key, int32_t num_keys, int32_t kv_head,
+                           int32_t kv_tile, int32_t query_tile, float scale, halide_buffer_t *dq,
+                           halide_buffer_t *dk, halide_buffer_t *dv);
+using BackwardDenseKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *dout,
+                                halide_buffer_t *lse_log2, halide_buffer_t *delta,
+                                halide_buffer_t *k, halide_buffer_t *v, halide_buffer_t *seen,
+                                float scale, halide_buffer_t *dq, halide_buffer_t *dk,
+                                halide_buffer_t *dv);
+using ForwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *k_pool,
+                          halide_buffer_t *v_pool, halide_buffer_t *blocks, halide_buffer_t *rows,
+                          halide_buffer_t *old_max, halide_buffer_t *old_sum, int32_t first_slot,
+                          int32_t first_key, int32_t num_keys, int32_t kv_head, int32_t query_tile,
+                          float scale, halide_buffer_t *acc, halide_buffer_t *new_max,
+                          halide_buffer_t *new_sum);
+using ForwardFinishKernel = int(const void *context, halide_buffer_t *acc, halide_buffer_t *row_max,
+                                halide_buffer_t *row_sum, halide_buffer_t *rows,
+                                halide_buffer_t *out, halide_buffer_t *lse);
+using RowStatisticsKernel = int(const void *context, halide_buffer_t *dout, halide_buffer_t *out,
+                                halide_buffer_t *lse, halide_buffer_t *dlse, bool has_dlse,
+                                halide_buffer_t *lse_log2, halide_buffer_t *delta);
+using GatherKernel = int(const void *context, halide_buffer_t *pool, halide_buffer_t *blocks,
+                         halide_buffer_t *dense);
+using ScatterAddKernel = int(const void *context, halide_buffer_t *dense, halide_buffer_t *blocks,
+                             int32_t first_slot, float scale, halide_buffer_t *pool);
+
+enum class Operation {
+    backward,
+    backward_dense,
+    forward,
+    forward_finish,
+    row_statistics,
+    gather,
+    scatter_add
+};
+/// Best first.
+enum class CpuTarget { avx512, avx2, x86 };
+
+struct Kernel {
+    Operation operation;
+    pagegrad_dtype dtype;
+    int head_dim;  ///< 0: any
+    CpuTarget target;
+    const char *name;
+    void (*function)();
+
+    /// The generated function. The caller names the type that belongs to the operation.
+    template<typename Function>
+    Function *as() const {
+        return reinterpret_cast<Function *>(function);
+    }
+};
+
+/// All kernels of the build, in the order of the kernel list.
+const Kernel *kernel_list();
+int kernel_count();
+
+const char *operation_name(Operation operation);
+const char *target_name(CpuTarget target);
+
+/// Whether this machine can run the target's instructions.
+bool available(CpuTarget target);
+
+/// The best available kernel for an operation. `name` (may be null) restricts the choice to kernels
+/// whose name contains it between underscores; "materialised" means backward_dense.
+/// For Operation::backward the materialised kernels are candidates too, after the fused ones.
+const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, int head_dim,
+                            const char *name);
+
+/// The kernel for `operation` that goes with another one: same target and dtype.
+const Kernel &companion(const Kernel &kernel, Operation operation, int head_dim = 0);
+
+}  // namespace pagegrad

@@ -1,0 +1,75 @@
+/// Gather and scatter-add on their own.
+#include "execute.h"
+#include "status.h"
+
+namespace pagegrad {
+
+namespace {
+
+void check_dense(const pagegrad_plan &plan, const pagegrad_tensor &dense, pagegrad_dtype dtype,
+                 Access access) {
+    check_tensor("dense", dense, 3, dtype, access);
+    check_size("dense", dense, 0, plan.kv_tokens, "sum of KV lengths");
+    check_size("dense", dense, 1, plan.num_kv_heads, "num_kv_heads");
+    check_size("dense", dense, 2, plan.head_dim, "head_dim");
+}
+
+/// Keys of one sequence, all heads or one: d, KV head, key.
+KernelBuffer dense_buffer(const pagegrad_tensor &dense, const Sequence &sequence, int64_t kv_head,
+                          int64_t heads) {
+    return {static_cast<float *>(dense.data) + sequence.kv_start * dense.stride[0] +
+                kv_head * dense.stride[1],
+            {{dense.shape[2], 1}, {heads, dense.stride[1]}, {sequence.kv_length, dense.stride[0]}}};
+}
+
+KernelBuffer blocks_buffer(const pagegrad_plan &plan, const Sequence &sequence) {
+    return {plan.table.data() + sequence.table_begin, {{sequence.num_blocks(plan.block_size), 1}}};
+}
+
+}  // namespace
+
+void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegrad_tensor &dense,
+            const pagegrad_execution &execution) {
+    const pagegrad_dtype dtype = check_dtype("pool", pool.dtype);
+    check_pool("pool", plan, pool, dtype, Access::read);
+    check_dense(plan, dense, dtype, Access::write);
+    check_distinct({{"dense", &dense}}, {{"pool", &pool}});
+    auto *kernel =
+        choose_kernel(Operation::gather, dtype, plan.head_dim, execution.kernel).as<GatherKernel>();
+    KernelStatus status;
+    Threads(execution).for_each(
+        static_cast<int64_t>(plan.sequences.size()), [&](int, int64_t index) {
+            const Sequence &sequence = plan.sequences[index];
+            if (sequence.kv_length > 0) {
+                KernelArena arena;
+                status.record(kernel(&arena, pool_buffer(pool), blocks_buffer(plan, sequence),
+                                     dense_buffer(dense, sequence, 0, plan.num_kv_heads)));
+            }
+        });
+    status.check();
+}
+
+void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,
+                 const pagegrad_tensor &pool, const pagegrad_execution &execution) {
+    check_dense(plan, dense, PAGEGRAD_FLOAT32, Access::read);
+    check_pool("pool", plan, pool, PAGEGRAD_FLOAT32, Access::write);
+    check_distinct({{"pool", &pool}}, {{"dense", &dense}});
+    auto *kernel =
+        choose_kernel(Operation::scatter_add, PAGEGRAD_FLOAT32, plan.head_dim, execution.kernel)
+            .as<ScatterAddKernel>();
+    KernelStatus status;
+    // Serial over the sequences, which may share blocks: the order of the sums is fixed.
+    Threads(execution).for_each(plan.num_kv_heads, [&](int, int64_t kv_head) {
+        for (const Sequence &sequence : plan.sequences) {
+            if (sequence.kv_length > 0) {
+                KernelArena arena;
+                status.record(kernel(&arena, dense_buffer(dense, sequence, kv_head, 1),
+                                     blocks_buffer(plan, sequence), 0, 1.0f,
+                                     pool_head_buffer(pool, static_cast<int32_t>(kv_head))));
+            }
+        }
+    });
+    status.check();
+}
+
+}  // namespace pagegrad

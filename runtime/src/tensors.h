@@ -1,0 +1,94 @@
+/// Checks of tensor arguments, and their form as kernel arguments.
+#pragma once
+
+#include "kernel_buffer.h"
+#include "plan.h"
+
+#include <string>
+#include <vector>
+
+namespace pagegrad {
+
+enum class Access { read, write };
+
+/// Refuses a tensor whose rank, dtype, strides or pointer cannot be used.
+void check_tensor(const std::string &name, const pagegrad_tensor &tensor, int rank,
+                  pagegrad_dtype dtype, Access access);
+
+/// Refuses a tensor whose size in dimension `dim` is not `expected`.
+void check_size(const std::string &name, const pagegrad_tensor &tensor, int dim, int64_t expected,
+                const char *what);
+
+/// Refuses outputs that are the memory of another tensor.
+struct NamedTensor {
+    const char *name;
+    const pagegrad_tensor *tensor;
+};
+void check_distinct(const std::vector<NamedTensor> &outputs,
+                    const std::vector<NamedTensor> &others);
+
+/// The dtype of a call's tensors. Refuses what is no pagegrad_dtype.
+pagegrad_dtype check_dtype(const char *name, int32_t dtype);
+
+/// Whether an optional tensor was given.
+inline bool present(const pagegrad_tensor &tensor) {
+    return tensor.data != nullptr || tensor.rank != 0;
+}
+
+bool empty(const pagegrad_tensor &tensor);
+
+/// How the queries of a call are addressed: packed tokens (rank 3) or a batch (rank 4).
+struct QueryLayout {
+    bool batched;
+    int64_t tokens, batches;  ///< sizes of those dimensions; batches = 1 if packed
+
+    int64_t rows(const pagegrad_plan &plan) const {
+        return tokens * batches * plan.num_heads;
+    }
+    int32_t token(const Sequence &sequence, int64_t query) const {
+        return static_cast<int32_t>(batched ? query : sequence.query_start + query);
+    }
+    int32_t batch(int32_t sequence) const {
+        return batched ? sequence : 0;
+    }
+};
+
+/// Takes the layout from q, which it checks, against the plan.
+QueryLayout check_query(const pagegrad_plan &plan, const pagegrad_tensor &q, pagegrad_dtype dtype);
+
+/// A tensor like q.
+void check_like_query(const std::string &name, const pagegrad_plan &plan, const QueryLayout &layout,
+                      const pagegrad_tensor &tensor, pagegrad_dtype dtype, Access access);
+
+/// A float32 tensor with one element per query row, [T, H] or [B, S, H].
+void check_row_tensor(const std::string &name, const pagegrad_plan &plan, const QueryLayout &layout,
+                      const pagegrad_tensor &tensor, Access access);
+
+/// [num_blocks, block_size, H_kv, D]
+void check_pool(const std::string &name, const pagegrad_plan &plan, const pagegrad_tensor &pool,
+                pagegrad_dtype dtype, Access access);
+
+/// Forms of float32 tensors for kernels, innermost dimension first.
+KernelBuffer query_buffer(const pagegrad_tensor &tensor);  ///< d, head, token, batch
+KernelBuffer row_buffer(const pagegrad_tensor &tensor);    ///< head, token, batch
+KernelBuffer pool_buffer(const pagegrad_tensor &pool);     ///< d, KV head, slot, block
+/// One KV head of a pool: d, 1, slot, block.
+KernelBuffer pool_head_buffer(const pagegrad_tensor &pool, int32_t kv_head);
+
+/// A contiguous float32 tensor with the first `rank` sizes of another one.
+pagegrad_tensor contiguous_like(const pagegrad_tensor &tensor, int rank, float *data);
+
+/// A contiguous tensor of one float per query row.
+inline pagegrad_tensor row_tensor(float *data, const pagegrad_tensor &q) {
+    return contiguous_like(q, q.rank - 1, data);
+}
+
+/// Tokens of one batch entry of a float32 tensor like q, [tokens, H, D], or like lse, [tokens, H].
+/// `batched` tells whether the tensor has a batch dimension.
+pagegrad_tensor token_slice(const pagegrad_tensor &tensor, bool batched, int64_t batch,
+                            Range tokens);
+
+/// Sets all elements of a float32 tensor.
+void fill(const pagegrad_tensor &tensor, float value);
+
+}  // namespace pagegrad

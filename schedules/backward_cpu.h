@@ -1,0 +1,21 @@
+/// CPU schedule of the fused backward.
+#pragma once
+
+#include "generators/backward_funcs.h"
+#include "schedules/cpu_tiles.h"
+
+namespace pagegrad {
+
+/// What the schedule may choose.
+struct BackwardCpuSchedule {
+    RegisterTile registers;
+    int query_tile = 64;  ///< largest; P and dS of a pair of tiles stay in the L1 cache
+    int kv_tile = 64;     ///< largest
+
+    explicit BackwardCpuSchedule(const Halide::Target &target) : registers(register_tile(target)) {
+    }
+};
+
+void schedule_backward_cpu(BackwardFuncs &f, const BackwardCpuSchedule &schedule);
+
+}  // namespace pagegrad

@@ -1,0 +1,341 @@
+"""Runs the pagegrad program and compares what it writes with attention in NumPy and float64.
+
+Usage: python3 cli_test.py <program>
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import numpy as np
+
+PROGRAM = ""
+HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 4, 2, 32, 8
+
+
+def visible(mask, queries, keys):
+    """Which keys each query sees, [queries, keys]."""
+    offset = {"none": keys, "causal": keys - queries, "causal-top-left": 0}[mask]
+    return np.arange(keys)[None, :] <= np.arange(queries)[:, None] + offset
+
+
+def attention(q, k, v, dout, mask, scale=None):
+    """Results of one sequence, [rows, heads, D], by name."""
+    q, k, v, dout = (x.astype(np.float64) for x in (q, k, v, dout))
+    scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    group = q.shape[1] // k.shape[1]
+    wide_k, wide_v = (np.repeat(x, group, axis=1) for x in (k, v))
+    scores = scale * np.einsum("ihd,jhd->hij", q, wide_k)
+    scores[:, ~visible(mask, len(q), len(k))] = -np.inf
+    with np.errstate(divide="ignore"):
+        lse = np.log(np.exp(scores).sum(axis=-1))  # the scores of the tests are small
+    p = np.exp(scores - np.where(np.isinf(lse), 0, lse)[:, :, None])
+    out = np.einsum("hij,jhd->ihd", p, wide_v)
+    dp = np.einsum("ihd,jhd->hij", dout, wide_v)
+    ds = p * (dp - np.einsum("ihd,ihd->hi", dout, out)[:, :, None])
+    dk = scale * np.einsum("hij,ihd->jhd", ds, q)
+    dv = np.einsum("hij,ihd->jhd", p, dout)
+
+    def per_kv_head(x):
+        return x.reshape(len(x), -1, group, x.shape[-1]).sum(axis=2)
+
+    return {
+        "out": out,
+        "lse": lse.T,
+        "dq": scale * np.einsum("hij,jhd->ihd", ds, wide_k),
+        "dk": per_kv_head(dk),
+        "dv": per_kv_head(dv),
+    }
+
+
+def packed_attention(tensors, query_lengths, kv_lengths, mask, scale=None):
+    """Results of sequences one after the other."""
+    query_ends, kv_ends = np.cumsum(query_lengths)[:-1], np.cumsum(kv_lengths)[:-1]
+    split = [
+        np.split(tensors[name], query_ends if name in ("q", "dout") else kv_ends)
+        for name in ("q", "k", "v", "dout")
+    ]
+    results = [attention(*sequence, mask, scale) for sequence in zip(*split)]
+    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+
+
+def starts(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+class ProgramTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.random = np.random.default_rng(1)
+
+    def normal(self, *shape):
+        return self.random.standard_normal(shape).astype(np.float32)
+
+    def packed(self, query_tokens, kv_tokens):
+        q_shape, k_shape = (query_tokens, HEADS, HEAD_DIM), (kv_tokens, KV_HEADS, HEAD_DIM)
+        return {
+            "q": self.normal(*q_shape),
+            "dout": self.normal(*q_shape),
+            "k": self.normal(*k_shape),
+            "v": self.normal(*k_shape),
+        }
+
+    def save(self, name, array):
+        path = self.folder / f"{name}.npy"
+        np.save(path, array)
+        return str(path)
+
+    def program(self, *arguments):
+        return subprocess.run(
+            [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        )
+
+    def run_files(self, op, files, *arguments):
+        """The completed `pagegrad run` with arrays as files, by the option's name."""
+        options = [f"--op={op}", f"--output={self.folder / 'results'}"]
+        for name, array in files.items():
+            options.append(f"--{name}={self.save(name, np.asarray(array))}")
+        return self.program("run", *options, *arguments)
+
+    def results(self, op, files, *arguments):
+        done = self.run_files(op, files, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, rf"{op}: kernel {op}\w+, \d+ threads, [\d.]+ ms")
+        return {path.stem: np.load(path) for path in (self.folder / "results").iterdir()}
+
+    def check(self, results, expected, names, tolerance=2e-5):
+        self.assertEqual(set(results), set(names))
+        for name in names:
+            with self.subTest(name):
+                self.assertEqual(results[name].shape, expected[name].shape)
+                np.testing.assert_allclose(
+                    results[name], expected[name], rtol=tolerance, atol=tolerance
+                )
+
+
+class RunTest(ProgramTest):
+    ALL = ("out", "lse", "dq", "dk", "dv")
+
+    def test_packed_with_each_mask(self):
+        lengths = [5, 19, 1, 8]
+        tensors = self.packed(sum(lengths), sum(lengths))
+        files = {**tensors, "cu-seqlens-q": starts(lengths)}
+        for mask in ("none", "causal", "causal-top-left"):
+            with self.subTest(mask):
+                results = self.results("backward", files, f"--mask={mask}", "--block-size=4")
+                expected = packed_attention(tensors, lengths, lengths, mask)
+                self.check(results, expected, self.ALL)
+
+    def test_masks_with_other_kv_lengths(self):
+        query_lengths, kv_lengths = [3, 20, 6], [11, 7, 6]
+        tensors = self.packed(sum(query_lengths), sum(kv_lengths))
+        files = {**tensors, "cu-seqlens-q": starts(query_lengths)}
+        for mask in ("none", "causal", "causal-top-left"):
+            with self.subTest(mask):
+                expected = packed_attention(tensors, query_lengths, kv_lengths, mask)
+                results = self.results("backward", files, f"--mask={mask}", "--kv-lens=11,7,6")
+                self.check(results, expected, self.ALL)
+
+    def test_kv_lengths_in_files(self):
+        query_lengths, kv_lengths = [3, 9], [11, 7]
+        tensors = self.packed(sum(query_lengths), sum(kv_lengths))
+        expected = packed_attention(tensors, query_lengths, kv_lengths, "causal", scale=0.3)
+        files = {**tensors, "cu-seqlens-q": starts(query_lengths)}
+        for option, values in (("cu-seqlens-k", starts(kv_lengths)), ("kv-lens", kv_lengths)):
+            with self.subTest(option):
+                values = np.array(values, np.int32)
+                results = self.results("backward", {**files, option: values}, "--scale=0.3")
+                self.check(results, expected, self.ALL)
+
+    def test_forward(self):
+        tensors = self.packed(12, 12)
+        expected = packed_attention(tensors, [12], [12], "causal")
+        del tensors["dout"]
+        self.check(self.results("forward", tensors), expected, ("out", "lse"))
+
+    def test_saved_output_of_the_forward(self):
+        tensors = self.packed(12, 12)
+        expected = packed_attention(tensors, [12], [12], "causal")
+        saved = {"out": expected["out"].astype(np.float32)}
+        for name in ("out", "lse"):
+            saved[name] = expected[name].astype(np.float32)
+            with self.subTest(given=list(saved)):
+                results = self.results("backward", {**tensors, **saved})
+                self.check(results, expected, ("dq", "dk", "dv"))
+
+    def test_dense_queries(self):
+        batch, length, kv_length = 3, 7, 10
+        packed = self.packed(batch * length, batch * kv_length)
+        expected = packed_attention(packed, [length] * batch, [kv_length] * batch, "causal")
+        tensors = dict(packed)
+        for name in ("q", "dout"):
+            tensors[name] = packed[name].reshape(batch, length, HEADS, HEAD_DIM)
+        for name in ("out", "lse", "dq"):
+            expected[name] = expected[name].reshape(batch, length, *expected[name].shape[1:])
+        self.check(self.results("backward", tensors), expected, self.ALL)
+
+    def test_shuffled_blocks_with_a_shared_prefix(self):
+        lengths = [21, 30]  # the first two blocks are the same
+        table = np.array([[6, 1, 3, -1], [6, 1, 5, 0]], np.int32)
+        tensors = self.packed(sum(lengths), 7 * BLOCK_SIZE)
+        files = {**tensors, "cu-seqlens-q": starts(lengths), "block-table": table}
+        for name in ("k", "v"):
+            files[name] = tensors[name].reshape(7, BLOCK_SIZE, KV_HEADS, HEAD_DIM)
+        rows = [
+            (blocks[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).ravel()[:length]
+            for blocks, length in zip(table, lengths)
+        ]
+        gathered = dict(tensors)
+        for name in ("k", "v"):
+            gathered[name] = tensors[name][np.concatenate(rows)]
+        expected = packed_attention(gathered, lengths, lengths, "causal")
+        for name in ("dk", "dv"):
+            pool = np.zeros((7 * BLOCK_SIZE, KV_HEADS, HEAD_DIM))
+            np.add.at(pool, np.concatenate(rows), expected[name])
+            expected[name] = pool.reshape(files["k"].shape)
+        self.check(self.results("backward", files, "--kv-lens=21,30"), expected, self.ALL)
+
+    def test_float16_files(self):
+        tensors = {name: x.astype(np.float16) for name, x in self.packed(12, 12).items()}
+        results = self.results("backward", tensors)
+        self.check(results, packed_attention(tensors, [12], [12], "causal"), self.ALL, 2e-3)
+        types = {name: result.dtype.name for name, result in results.items()}
+        self.assertEqual(types["out"], "float16")
+        self.assertEqual(types["dq"], "float16")
+        for name in ("lse", "dk", "dv"):
+            self.assertEqual(types[name], "float32")
+
+    def test_execution_options_do_not_change_the_results(self):
+        tensors = self.packed(40, 40)
+        first = self.results("backward", tensors)
+        for option in ("--threads=1", "--threads=3", "--ordered=off", "--ordered=on"):
+            with self.subTest(option):
+                second = self.results("backward", tensors, option)
+                for name in self.ALL:
+                    np.testing.assert_array_equal(first[name], second[name])
+
+    def test_backward_without_out_says_that_the_forward_runs(self):
+        tensors = self.packed(4, 4)
+        self.assertIn("the forward runs first", self.run_files("backward", tensors).stdout)
+
+
+class RefusalTest(ProgramTest):
+    def refused(self, files, *arguments, status=2, message, op="backward"):
+        done = self.run_files(op, files, *arguments)
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertIn(message, done.stderr)
+
+    def test_unknown_option(self):
+        self.refused(self.packed(4, 4), "--colour=red", message="--colour=red")
+
+    def test_unknown_mask(self):
+        self.refused(self.packed(4, 4), "--mask=diagonal", message="--mask")
+
+    def test_no_command(self):
+        self.assertEqual(self.program().returncode, 2)
+
+    def test_missing_option(self):
+        done = self.program("run", "--op=forward")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("required", done.stderr)
+
+    def test_missing_file(self):
+        tensors = self.packed(4, 4)
+        del tensors["k"]
+        self.refused(tensors, "--k=absent.npy", message="--k: absent.npy")
+
+    def test_missing_dout(self):
+        tensors = self.packed(4, 4)
+        del tensors["dout"]
+        self.refused(tensors, message="--dout: missing")
+
+    def test_dout_with_the_forward(self):
+        self.refused(self.packed(4, 4), op="forward", message="--dout: given with --op forward")
+
+    def test_wrong_ranks(self):
+        tensors = self.packed(4, 4)
+        for name in ("q", "k", "v", "dout"):
+            with self.subTest(name):
+                files = {**tensors, name: tensors[name][0]}
+                self.refused(files, message=f"--{name}: shape is [")
+
+    def test_wrong_type(self):
+        files = {**self.packed(4, 4), "k": np.zeros((4, KV_HEADS, HEAD_DIM), np.int32)}
+        self.refused(files, message="--k: dtype is int32, expected a float type")
+
+    def test_wrong_lengths(self):
+        files = self.packed(4, 4)
+        for option, message in (
+            ("--kv-lens=5", "--kv-lens: lengths add up to 5, expected 4, the tokens of k"),
+            ("--kv-lens=2,2", "--kv-lens: 2 sequences, expected 1, as of q"),
+            ("--kv-lens=1,,2", "--kv-lens: value is 1,,2, expected an .npy file, or lengths"),
+        ):
+            with self.subTest(option):
+                self.refused(files, option, message=message)
+
+    def test_wrong_starts(self):
+        tensors = self.packed(4, 4)
+        for values, message in (
+            ([1, 4], "[0] is 1, expected a first value of 0"),
+            ([0, 3, 2, 4], "[2] is 2 after 3, expected values that do not decrease"),
+            ([0, 3], "lengths add up to 3, expected 4, the tokens of q"),
+        ):
+            with self.subTest(values):
+                files = {**tensors, "cu-seqlens-q": values}
+                self.refused(files, message=f"--cu-seqlens-q: {message}")
+
+    def paged(self, table):
+        files = {**self.packed(4, 4), "block-table": np.array(table, np.int32)}
+        for name in ("k", "v"):
+            files[name] = self.normal(3, BLOCK_SIZE, KV_HEADS, HEAD_DIM)
+        return files
+
+    def test_block_that_the_pool_does_not_have(self):
+        self.refused(self.paged([[3]]), "--kv-lens=4", message="block_table")
+
+    def test_table_of_another_batch(self):
+        self.refused(self.paged([[0], [1]]), "--kv-lens=4", message="--block-table: shape is [2, 1]")
+
+    def test_table_without_lengths(self):
+        self.refused(self.paged([[0]]), message="--kv-lens: missing")
+
+    def test_unsupported_types(self):
+        for dtype in ("bf16", "f16"):
+            with self.subTest(dtype):
+                self.refused(self.packed(4, 4), f"--dtype={dtype}", status=1, message="dtype")
+
+    def test_no_such_kernel(self):
+        self.refused(self.packed(4, 4), "--kernel=abacus", message="abacus")
+
+    def test_cuda(self):
+        self.refused(self.packed(4, 4), "--device=cuda", status=1, message="CUDA")
+
+    def test_output_that_is_a_file(self):
+        (self.folder / "results").write_text("")
+        self.refused(self.packed(4, 4), message="--output: ")
+
+
+class HelpTest(ProgramTest):
+    def test_help(self):
+        for arguments in (["--help"], ["run", "--help"], ["info", "--help"], ["demo", "--help"]):
+            with self.subTest(arguments):
+                done = self.program(*arguments)
+                self.assertEqual(done.returncode, 0)
+                self.assertIn("--help", done.stdout)
+
+    def test_help_of_run_has_examples(self):
+        self.assertEqual(self.program("run", "--help").stdout.count("pagegrad run --op "), 2)
+
+    def test_info_lists_the_kernels(self):
+        done = self.program("info")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"backward_f32_\w+ +backward +f32")
+
+
+if __name__ == "__main__":
+    PROGRAM = sys.argv.pop(1)
+    unittest.main()

@@ -1,0 +1,45 @@
+/// Attention over a paged pool in double precision, written straight from the formulas of
+/// pagegrad.h and sharing no code with the library.
+#pragma once
+
+#include "pagegrad/pagegrad.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace pagegrad::test {
+
+struct AttentionInputs {
+    int num_heads = 1, num_kv_heads = 1, head_dim = 1;
+    double scale = 1;
+    pagegrad_mask mask = PAGEGRAD_MASK_NONE;
+    int64_t window_left = -1, window_right = -1;
+
+    std::vector<int32_t> query_length, kv_length;  ///< [B]
+    std::vector<std::vector<int32_t>> blocks;      ///< blocks of each sequence
+    int block_size = 1;
+
+    std::vector<double> q, dout;         ///< [sum of query lengths, H, D]
+    std::vector<double> dlse;            ///< [sum of query lengths, H]; empty: zero
+    std::vector<double> k_pool, v_pool;  ///< [num_blocks, block_size, H_kv, D]
+};
+
+/// A result, and for each entry the sum of the absolute values that rounding errors are
+/// proportional to: an entry computed with unit roundoff u is off by a small multiple of u * size.
+struct Quantity {
+    std::vector<double> value, size;
+    explicit Quantity(std::size_t count = 0) : value(count), size(count) {
+    }
+};
+
+struct AttentionResult {
+    Quantity out, lse, dq;      ///< out, dq like q; lse [tokens, H]
+    Quantity dk_pool, dv_pool;  ///< like the pools
+};
+
+/// Whether query i of a sequence sees key j.
+bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j);
+
+AttentionResult attention_reference(const AttentionInputs &inputs);
+
+}  // namespace pagegrad::test

@@ -1,0 +1,54 @@
+/// A float32 tensor that lies between guard bands.
+#pragma once
+
+#include "pagegrad/pagegrad.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace pagegrad::test {
+
+/// How a tensor lies in memory.
+enum class Layout {
+    Contiguous,
+    Padded,    ///< gaps after every row, plane and volume
+    HeadMajor  ///< dimensions -2 and -3 swapped, with gaps
+};
+
+/// Memory that belongs to no entry (before, after and between) holds a fixed NaN, so that reading
+/// it spoils results and writing it is noticed. So does every entry at first. The data is aligned
+/// to its element only.
+class GuardedTensor {
+public:
+    GuardedTensor() = default;
+    GuardedTensor(const std::vector<int64_t> &shape, Layout layout);
+
+    /// The view to pass to the library.
+    operator pagegrad_tensor() const {
+        return view_;
+    }
+    int64_t size() const {
+        return static_cast<int64_t>(offset_.size());
+    }
+    /// Entry at `index` in row-major order, whatever the layout.
+    float &operator[](int64_t index) {
+        return storage_[offset_[index]];
+    }
+    float operator[](int64_t index) const {
+        return storage_[offset_[index]];
+    }
+    bool guards_intact() const;
+    bool is_untouched(int64_t index) const;
+    /// The bits of all memory.
+    std::vector<uint32_t> bits() const;
+
+private:
+    std::vector<float> storage_;
+    std::vector<int64_t> offset_;  ///< of every entry, row-major
+    pagegrad_tensor view_{};
+};
+
+uint32_t bits_of(float value);
+std::vector<uint32_t> bits_of(const std::vector<float> &values);
+
+}  // namespace pagegrad::test

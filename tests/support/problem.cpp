@@ -1,0 +1,488 @@
+#include "problem.h"
+
+#include "tolerance.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <ostream>
+#include <random>
+
+namespace pagegrad::test {
+
+namespace {
+
+int32_t blocks_for(int32_t length, int block_size) {
+    return (length + block_size - 1) / block_size;
+}
+
+/// The geometry's table, or one where every block but those of the prefix has one user.
+std::vector<std::vector<int32_t>> block_lists(const Geometry &geometry) {
+    if (!geometry.blocks.empty()) {
+        return geometry.blocks;
+    }
+    std::vector<std::vector<int32_t>> lists;
+    int32_t next = geometry.prefix_blocks;
+    for (const int32_t length : geometry.kv_length) {
+        lists.emplace_back(blocks_for(length, geometry.block_size));
+        for (int32_t column = 0; column < static_cast<int32_t>(lists.back().size()); column++) {
+            lists.back()[column] = column < geometry.prefix_blocks ? column : next++;
+        }
+    }
+    return lists;
+}
+
+/// Random values that float32 holds exactly.
+class RandomValues {
+public:
+    explicit RandomValues(Data data) : skewed_(data == Data::Skewed) {
+    }
+    std::vector<double> operator()(int64_t count, int width) {
+        std::vector<double> values(count * width);
+        for (std::size_t at = 0; at < values.size(); at++) {
+            float value = normal_(random_);
+            if (skewed_) {
+                value *= at % width % 16 == 3 ? 5 : 1;    // outlier channels
+                value *= at / width % 9 == 0 ? 4 : 0.5f;  // heavy tokens
+                value += at % 2 == 0 ? 1.5f : 0;          // large means
+            }
+            values[at] = value;
+        }
+        return values;
+    }
+
+private:
+    bool skewed_;
+    std::mt19937 random_{20240517};
+    std::normal_distribution<float> normal_;
+};
+
+int count_blocks(const AttentionInputs &inputs) {
+    const int64_t entries_of_block =
+        int64_t{inputs.block_size} * inputs.num_kv_heads * inputs.head_dim;
+    return static_cast<int>(static_cast<int64_t>(inputs.k_pool.size()) / entries_of_block);
+}
+
+/// Gradient that a pool held before an accumulating call.
+float earlier_gradient(std::size_t entry) {
+    return 0.25f * static_cast<float>(static_cast<int>(entry % 11) - 5);
+}
+
+}  // namespace
+
+Problem make_problem(AttentionInputs inputs, Form form, Layout layout) {
+    Problem problem;
+    problem.form = form;
+    problem.layout = layout;
+    problem.num_blocks = count_blocks(inputs);
+    problem.used.resize(int64_t{problem.num_blocks} * inputs.block_size);
+    for (std::size_t b = 0; b < inputs.blocks.size(); b++) {
+        for (int32_t j = 0; j < inputs.kv_length[b]; j++) {
+            const int64_t block = inputs.blocks[b][j / inputs.block_size];
+            problem.used[block * inputs.block_size + j % inputs.block_size] = true;
+        }
+    }
+    problem.expected = attention_reference(inputs);
+    problem.inputs = std::move(inputs);
+    return problem;
+}
+
+Problem make_problem(const Geometry &geometry) {
+    AttentionInputs in;
+    in.num_heads = geometry.num_heads;
+    in.num_kv_heads = geometry.num_kv_heads;
+    in.head_dim = geometry.head_dim;
+    in.scale = 1 / std::sqrt(static_cast<float>(in.head_dim));
+    in.mask = geometry.mask;
+    in.window_left = geometry.window_left;
+    in.window_right = geometry.window_right;
+    in.query_length = geometry.query_length;
+    in.kv_length = geometry.kv_length;
+    in.block_size = geometry.block_size;
+    in.blocks = block_lists(geometry);
+
+    int32_t num_blocks = 0;
+    for (const auto &list : in.blocks) {
+        for (const int32_t block : list) {
+            num_blocks = std::max(num_blocks, block + 1);
+        }
+    }
+    const int64_t tokens =
+        std::accumulate(in.query_length.begin(), in.query_length.end(), int64_t{0});
+    const int64_t pool_rows = int64_t{num_blocks} * in.block_size * in.num_kv_heads;
+    RandomValues random(geometry.data);
+    in.q = random(tokens * in.num_heads, in.head_dim);
+    in.dout = random(tokens * in.num_heads, in.head_dim);
+    in.k_pool = random(pool_rows, in.head_dim);
+    in.v_pool = random(pool_rows, in.head_dim);
+    if (geometry.with_dlse) {
+        in.dlse = random(tokens, in.num_heads);
+    }
+    return make_problem(std::move(in), geometry.form, geometry.layout);
+}
+
+PagedCall::PagedCall(const Problem &problem, const Options &options)
+    : problem_(problem), options_(options), plan_(nullptr, pagegrad_plan_destroy) {
+    place_tokens();
+    make_table();
+    make_plan();
+    fill_inputs();
+    fill_outputs();
+    fill_arguments();
+}
+
+void PagedCall::place_tokens() {
+    const std::vector<int32_t> &lengths = problem_.inputs.query_length;
+    const int32_t longest = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+    batch_rows_ = longest + 2;
+    for (std::size_t b = 0; b < lengths.size(); b++) {
+        int64_t start = num_rows_;
+        if (problem_.form == Form::PackedWithGaps) {
+            start += 3;
+        }
+        query_start_.push_back(static_cast<int32_t>(start));
+        for (int32_t i = 0; i < lengths[b]; i++) {
+            token_row_.push_back(start + i);
+        }
+        num_rows_ = problem_.form == Form::Batched ? start + batch_rows_ : start + lengths[b];
+    }
+    if (problem_.form == Form::PackedWithGaps) {
+        num_rows_ += 5;
+    }
+}
+
+void PagedCall::make_table() {
+    pool_blocks_ = problem_.num_blocks + 2;
+    placement_.resize(pool_blocks_);
+    std::iota(placement_.begin(), placement_.end(), 0);
+    std::shuffle(placement_.begin(), placement_.end(), std::mt19937(options_.placement));
+
+    const AttentionInputs &in = problem_.inputs;
+    for (const int32_t length : in.kv_length) {
+        max_blocks_ = std::max(max_blocks_, blocks_for(length, in.block_size) + 1);
+    }
+    table_.assign(in.kv_length.size() * max_blocks_, options_.unused_id);
+    for (std::size_t b = 0; b < in.kv_length.size(); b++) {
+        for (int32_t column = 0; column < blocks_for(in.kv_length[b], in.block_size); column++) {
+            table_[b * max_blocks_ + column] =
+                static_cast<int32_t>(placement_[in.blocks[b][column]]);
+        }
+    }
+}
+
+void PagedCall::make_plan() {
+    const AttentionInputs &in = problem_.inputs;
+    pagegrad_plan_desc desc{};
+    desc.struct_size = sizeof(desc);
+    desc.num_heads = in.num_heads;
+    desc.num_kv_heads = in.num_kv_heads;
+    desc.head_dim = in.head_dim;
+    desc.mask = in.mask;
+    desc.window_left = in.window_left;
+    desc.window_right = in.window_right;
+    desc.num_sequences = static_cast<int32_t>(in.query_length.size());
+    desc.query_length = in.query_length.data();
+    desc.query_start = problem_.form == Form::PackedWithGaps ? query_start_.data() : nullptr;
+    desc.kv_length = in.kv_length.data();
+    desc.block_table = table_.data();
+    desc.block_table_stride = max_blocks_;
+    desc.max_blocks = max_blocks_;
+    desc.block_size = in.block_size;
+    desc.num_blocks = pool_blocks_;
+    pagegrad_plan *plan = nullptr;
+    EXPECT_EQ(pagegrad_plan_create(&desc, &plan, &error_), PAGEGRAD_OK) << error_.message;
+    plan_.reset(plan);
+}
+
+std::vector<int64_t> PagedCall::leading_shape() const {
+    if (problem_.form == Form::Batched) {
+        return {static_cast<int64_t>(query_start_.size()), batch_rows_};
+    }
+    return {num_rows_};
+}
+
+GuardedTensor PagedCall::query_tensor(const std::vector<double> *rows) const {
+    const int64_t width = int64_t{problem_.inputs.num_heads} * problem_.inputs.head_dim;
+    std::vector<int64_t> shape = leading_shape();
+    shape.push_back(problem_.inputs.num_heads);
+    shape.push_back(problem_.inputs.head_dim);
+    GuardedTensor tensor(shape, problem_.layout);
+    for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
+        tensor[token_row_[at / width] * width + at % width] = static_cast<float>((*rows)[at]);
+    }
+    return tensor;
+}
+
+GuardedTensor PagedCall::lse_tensor(const std::vector<double> *rows) const {
+    const int64_t width = problem_.inputs.num_heads;
+    std::vector<int64_t> shape = leading_shape();
+    shape.push_back(width);
+    const bool gaps = problem_.layout != Layout::Contiguous;
+    GuardedTensor tensor(shape, gaps ? Layout::Padded : Layout::Contiguous);
+    for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
+        tensor[token_row_[at / width] * width + at % width] = static_cast<float>((*rows)[at]);
+    }
+    return tensor;
+}
+
+GuardedTensor PagedCall::pool_tensor() const {
+    const AttentionInputs &in = problem_.inputs;
+    return GuardedTensor({pool_blocks_, in.block_size, in.num_kv_heads, in.head_dim},
+                         problem_.layout);
+}
+
+int64_t PagedCall::pool_row(int64_t row) const {
+    const int64_t rows_of_block =
+        int64_t{problem_.inputs.block_size} * problem_.inputs.num_kv_heads;
+    return placement_[row / rows_of_block] * rows_of_block + row % rows_of_block;
+}
+
+std::vector<int64_t> PagedCall::gathered_rows() const {
+    const AttentionInputs &in = problem_.inputs;
+    std::vector<int64_t> rows;
+    for (std::size_t b = 0; b < in.blocks.size(); b++) {
+        for (int32_t j = 0; j < in.kv_length[b]; j++) {
+            const int64_t block = in.blocks[b][j / in.block_size];
+            const int64_t slot = block * in.block_size + j % in.block_size;
+            for (int head = 0; head < in.num_kv_heads; head++) {
+                rows.push_back(slot * in.num_kv_heads + head);
+            }
+        }
+    }
+    return rows;
+}
+
+void PagedCall::fill_inputs() {
+    const AttentionInputs &in = problem_.inputs;
+    q = query_tensor(&in.q);
+    dout = query_tensor(&in.dout);
+    saved_out = query_tensor(&problem_.expected.out.value);
+    saved_lse = lse_tensor(&problem_.expected.lse.value);
+    dlse = lse_tensor(&in.dlse);
+    k_pool = pool_tensor();
+    v_pool = pool_tensor();
+    for (int64_t at = 0; at < k_pool.size(); at++) {
+        k_pool[at] = v_pool[at] = options_.unused_value;
+    }
+    for (std::size_t at = 0; at < in.k_pool.size(); at++) {
+        const int64_t row = static_cast<int64_t>(at) / in.head_dim;
+        if (problem_.used[row / in.num_kv_heads]) {
+            const int64_t place = pool_row(row) * in.head_dim + at % in.head_dim;
+            k_pool[place] = static_cast<float>(in.k_pool[at]);
+            v_pool[place] = static_cast<float>(in.v_pool[at]);
+        }
+    }
+}
+
+void PagedCall::fill_outputs() {
+    out = query_tensor(nullptr);
+    lse = lse_tensor(nullptr);
+    dq = query_tensor(nullptr);
+    dk_pool = pool_tensor();
+    dv_pool = pool_tensor();
+    if (options_.pool_mode == PAGEGRAD_POOL_OVERWRITE) {
+        return;
+    }
+    const AttentionInputs &in = problem_.inputs;
+    for (std::size_t at = 0; at < in.k_pool.size(); at++) {
+        const int64_t row = static_cast<int64_t>(at) / in.head_dim;
+        if (problem_.used[row / in.num_kv_heads]) {
+            const int64_t place = pool_row(row) * in.head_dim + at % in.head_dim;
+            dk_pool[place] = dv_pool[place] = earlier_gradient(at);
+        }
+    }
+}
+
+void PagedCall::fill_arguments() {
+    execution.struct_size = sizeof(execution);
+    execution.num_threads = options_.num_threads;
+    execution.kernel = options_.kernel.empty() ? nullptr : options_.kernel.c_str();
+
+    forward_args.struct_size = sizeof(forward_args);
+    forward_args.scale = static_cast<float>(problem_.inputs.scale);
+    forward_args.q = q;
+    forward_args.k_pool = k_pool;
+    forward_args.v_pool = v_pool;
+    forward_args.out = out;
+
+    backward_args.struct_size = sizeof(backward_args);
+    backward_args.scale = forward_args.scale;
+    backward_args.dout = dout;
+    backward_args.q = q;
+    backward_args.k_pool = k_pool;
+    backward_args.v_pool = v_pool;
+    backward_args.out = saved_out;
+    if (options_.with_lse) {
+        forward_args.lse = lse;
+        backward_args.lse = saved_lse;
+    }
+    if (!problem_.inputs.dlse.empty()) {
+        backward_args.dlse = dlse;
+    }
+    backward_args.dq = dq;
+    backward_args.dk_pool = dk_pool;
+    backward_args.dv_pool = dv_pool;
+    backward_args.pool_mode = options_.pool_mode;
+}
+
+pagegrad_status PagedCall::forward() {
+    return pagegrad_forward(plan(), &forward_args, &execution, &error_);
+}
+
+pagegrad_status PagedCall::backward() {
+    return pagegrad_backward(plan(), &backward_args, &execution, &error_);
+}
+
+pagegrad_status PagedCall::gather(const pagegrad_tensor &pool, const pagegrad_tensor &dense) {
+    return pagegrad_gather(plan(), &pool, &dense, &execution, &error_);
+}
+
+pagegrad_status PagedCall::scatter_add(const pagegrad_tensor &dense, const pagegrad_tensor &pool) {
+    return pagegrad_scatter_add(plan(), &dense, &pool, &execution, &error_);
+}
+
+std::vector<float> PagedCall::query_rows(const GuardedTensor &tensor, int width) const {
+    std::vector<float> values;
+    for (const int64_t row : token_row_) {
+        for (int at = 0; at < width; at++) {
+            values.push_back(tensor[row * width + at]);
+        }
+    }
+    return values;
+}
+
+std::vector<float> PagedCall::pool_values(const GuardedTensor &tensor) const {
+    const int width = problem_.inputs.head_dim;
+    std::vector<float> values;
+    for (int64_t at = 0; at < static_cast<int64_t>(problem_.inputs.k_pool.size()); at++) {
+        values.push_back(tensor[pool_row(at / width) * width + at % width]);
+    }
+    return values;
+}
+
+Results PagedCall::results() const {
+    const int heads = problem_.inputs.num_heads, width = heads * problem_.inputs.head_dim;
+    return {query_rows(out, width), query_rows(lse, heads), query_rows(dq, width),
+            pool_values(dk_pool), pool_values(dv_pool)};
+}
+
+void PagedCall::expect_query_rows(const char *name, const GuardedTensor &tensor,
+                                  const Quantity &expected) const {
+    const int width = problem_.inputs.num_heads * problem_.inputs.head_dim;
+    EXPECT_TRUE(is_close(query_rows(tensor, width), expected, problem_.inputs.head_dim)) << name;
+    EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
+    std::vector<bool> of_sequence(num_rows_);
+    for (const int64_t row : token_row_) {
+        of_sequence[row] = true;
+    }
+    for (int64_t at = 0; at < tensor.size(); at++) {
+        if (!of_sequence[at / width]) {
+            ASSERT_EQ(tensor[at], 0) << name << ", row " << at / width << " of no sequence";
+        }
+    }
+}
+
+void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor,
+                            Quantity expected) const {
+    const AttentionInputs &in = problem_.inputs;
+    const bool accumulate = options_.pool_mode == PAGEGRAD_POOL_ACCUMULATE;
+    std::vector<float> values = pool_values(tensor);
+    std::vector<bool> used(tensor.size());
+    for (std::size_t at = 0; at < values.size(); at++) {
+        const int64_t row = static_cast<int64_t>(at) / in.head_dim;
+        if (!problem_.used[row / in.num_kv_heads]) {
+            values[at] = 0;  // checked below
+            continue;
+        }
+        used[pool_row(row) * in.head_dim + at % in.head_dim] = true;
+        if (accumulate) {
+            expected.value[at] += earlier_gradient(at);
+            expected.size[at] += std::abs(earlier_gradient(at));
+        }
+    }
+    EXPECT_TRUE(is_close(values, expected, in.head_dim)) << name;
+    EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
+    for (int64_t at = 0; at < tensor.size(); at++) {
+        if (!used[at]) {
+            ASSERT_TRUE(accumulate ? tensor.is_untouched(at) : tensor[at] == 0)
+                << name << ", unused slot " << at / in.head_dim / in.num_kv_heads << " holds "
+                << tensor[at];
+        }
+    }
+}
+
+void PagedCall::expect_forward() const {
+    expect_query_rows("out", out, problem_.expected.out);
+    EXPECT_TRUE(lse.guards_intact()) << "lse was written past its end";
+    if (options_.with_lse) {
+        EXPECT_TRUE(is_close(query_rows(lse, problem_.inputs.num_heads), problem_.expected.lse, 1))
+            << "lse";
+    }
+}
+
+void PagedCall::expect_backward() const {
+    expect_query_rows("dq", dq, problem_.expected.dq);
+    expect_pool("dk_pool", dk_pool, problem_.expected.dk_pool);
+    expect_pool("dv_pool", dv_pool, problem_.expected.dv_pool);
+}
+
+std::vector<std::string> kernels(const std::vector<std::string> &operations, int head_dim) {
+    std::vector<std::string> names;
+    for (int32_t index = 0; index < pagegrad_kernel_count(); index++) {
+        pagegrad_kernel_info info{};
+        info.struct_size = sizeof(info);
+        if (pagegrad_get_kernel_info(index, &info, nullptr) != PAGEGRAD_OK || !info.available ||
+            info.dtype != PAGEGRAD_FLOAT32) {
+            continue;
+        }
+        const bool wanted =
+            std::find(operations.begin(), operations.end(), info.operation) != operations.end();
+        if (wanted && (info.head_dim == 0 || info.head_dim == head_dim)) {
+            names.push_back(info.name);
+        }
+    }
+    return names;
+}
+
+std::vector<std::string> kernels_and_dispatch(const std::vector<std::string> &operations,
+                                              int head_dim) {
+    std::vector<std::string> names = kernels(operations, head_dim);
+    names.emplace_back();
+    return names;
+}
+
+std::string kernel_label(const std::string &kernel) {
+    return kernel.empty() ? "dispatch" : kernel;
+}
+
+std::vector<KernelCase>
+with_kernels(const std::vector<std::pair<std::string, Geometry>> &geometries,
+             const std::vector<std::string> &operations) {
+    std::vector<KernelCase> cases;
+    for (const auto &[name, geometry] : geometries) {
+        for (const std::string &kernel : kernels_and_dispatch(operations, geometry.head_dim)) {
+            cases.push_back({name, kernel, geometry});
+        }
+    }
+    return cases;
+}
+
+std::ostream &operator<<(std::ostream &stream, const KernelCase &test) {
+    return stream << test.name << " with " << kernel_label(test.kernel);
+}
+
+std::string case_name(const testing::TestParamInfo<KernelCase> &info) {
+    return info.param.name + "__" + kernel_label(info.param.kernel);
+}
+
+const Problem &problem_of(const KernelCase &test) {
+    static std::map<std::string, Problem> problems;
+    auto found = problems.find(test.name);
+    if (found == problems.end()) {
+        found = problems.emplace(test.name, make_problem(test.geometry)).first;
+    }
+    return found->second;
+}
+
+}  // namespace pagegrad::test
