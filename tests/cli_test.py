@@ -298,7 +298,8 @@ class RefusalTest(ProgramTest):
         self.refused(self.paged([[3]]), "--kv-lens=4", message="block_table")
 
     def test_table_of_another_batch(self):
-        self.refused(self.paged([[0], [1]]), "--kv-lens=4", message="--block-table: shape is [2, 1]")
+        files = self.paged([[0], [1]])
+        self.refused(files, "--kv-lens=4", message="--block-table: shape is [2, 1]")
 
     def test_table_without_lengths(self):
         self.refused(self.paged([[0]]), message="--kv-lens: missing")
@@ -309,7 +310,9 @@ class RefusalTest(ProgramTest):
                 self.refused(self.packed(4, 4), f"--dtype={dtype}", status=1, message="dtype")
 
     def test_no_such_kernel(self):
+        results = self.folder / "results"
         self.refused(self.packed(4, 4), "--kernel=abacus", message="abacus")
+        self.assertEqual(list(results.iterdir()), [])
 
     def test_cuda(self):
         self.refused(self.packed(4, 4), "--device=cuda", status=1, message="CUDA")

@@ -1,9 +1,11 @@
 #include "pagegrad/pagegrad.hpp"
 #include "tools/commands.h"
 
-#include <iostream>
+#include <cstdio>
 
-int main(int argc, char **argv) {
+namespace {
+
+int run_program(int argc, char **argv) {
     CLI::App program("Gradients through a paged KV cache", "pagegrad");
     program.set_version_flag("--version", pagegrad_version());
     program.require_subcommand(1);
@@ -13,17 +15,27 @@ int main(int argc, char **argv) {
     pagegrad::add_demo_command(program, action);
     try {
         program.parse(argc, argv);
-        return action();
     } catch (const CLI::ParseError &error) {
         return program.exit(error) == 0 ? 0 : 2;
+    }
+    return action();
+}
+
+int fail(const std::exception &error, int status) {
+    std::fprintf(stderr, "pagegrad: %s\n", error.what());
+    return status;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+    try {
+        return run_program(argc, argv);
     } catch (const pagegrad::BadInput &error) {
-        std::cerr << "pagegrad: " << error.what() << "\n";
-        return 2;
+        return fail(error, 2);
     } catch (const pagegrad::Error &error) {
-        std::cerr << "pagegrad: " << error.what() << "\n";
-        return error.status() == PAGEGRAD_INVALID_ARGUMENT ? 2 : 1;
+        return fail(error, error.status() == PAGEGRAD_INVALID_ARGUMENT ? 2 : 1);
     } catch (const std::exception &error) {
-        std::cerr << "pagegrad: " << error.what() << "\n";
-        return 1;
+        return fail(error, 1);
     }
 }

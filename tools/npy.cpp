@@ -87,7 +87,7 @@ NpyArray read_npy(const std::string &path) {
     if (!file || !std::equal(magic, magic + magic_size, start)) {
         fail(path, "is not an .npy file");
     }
-    const int version = start[magic_size];
+    const int version = static_cast<unsigned char>(start[magic_size]);
     if (version != 1 && version != 2) {
         fail(path, "is of .npy version " + std::to_string(version) + ", expected 1 or 2");
     }

@@ -436,17 +436,17 @@ public:
 
     void run() {
         print_shapes();
+        choose_kernel();
         if (options.is_backward()) {
             run_backward();
         } else {
-            set_kernel();
-            report(2, run_forward());
+            report(2, run_forward(execution));
         }
     }
 
 private:
     /// Milliseconds.
-    double run_forward() {
+    double run_forward(const Execution &execution) {
         out = Operand(batch.q.shape, dtype);
         lse = Operand(lse_shape, Dtype::Float32);
         const double time = time_of([&] {
@@ -461,14 +461,15 @@ private:
         const Operand dout = read_like("--dout", options.dout, batch.q.shape, dtype);
         if (options.out.empty()) {
             std::printf("no --out is given: the forward runs first\n");
-            run_forward();
+            Execution any_kernel = execution;
+            any_kernel.kernel = nullptr;  // the option names one of the backward
+            run_forward(any_kernel);
         } else {
             out = read_like("--out", options.out, batch.q.shape, dtype);
             if (!options.lse.empty()) {
                 lse = read_like("--lse", options.lse, lse_shape, Dtype::Float32);
             }
         }
-        set_kernel();
         const Operand dq(batch.q.shape, dtype);
         const Operand dk(batch.kv.k.shape, Dtype::Float32), dv(batch.kv.k.shape, Dtype::Float32);
         report(5, time_of([&] {
@@ -483,9 +484,13 @@ private:
         write_pool("dv", dv);
     }
 
-    /// The kernel of the option is for the operation asked for, not for a forward before it.
-    void set_kernel() {
+    void choose_kernel() {
         execution.kernel = options.kernel.empty() ? nullptr : options.kernel.c_str();
+        pagegrad_error error{};
+        internal::check(pagegrad_choose_kernel(plan.get(), options.op.c_str(),
+                                               static_cast<int32_t>(dtype), &execution, &kernel,
+                                               &error),
+                        error);
     }
 
     void print_shapes() const {
@@ -495,18 +500,12 @@ private:
     }
 
     void report(int products, double milliseconds) const {
-        const char *name = nullptr;
-        pagegrad_error error{};
-        internal::check(pagegrad_choose_kernel(plan.get(), options.op.c_str(),
-                                               static_cast<int32_t>(dtype), &execution, &name,
-                                               &error),
-                        error);
         const unsigned threads =
             options.threads > 0 ? options.threads : std::thread::hardware_concurrency();
         const double flops = 2.0 * products * static_cast<double>(plan.info().visible_pairs) *
                              plan.config().num_heads * plan.config().head_dim;
-        std::printf("%s: kernel %s, %u threads, %.3f ms, %.1f GFLOP/s\n", options.op.c_str(), name,
-                    threads, milliseconds, flops / milliseconds * 1e-6);
+        std::printf("%s: kernel %s, %u threads, %.3f ms, %.1f GFLOP/s\n", options.op.c_str(),
+                    kernel, threads, milliseconds, flops / milliseconds * 1e-6);
     }
 
     void write_rows(const std::string &name, const Operand &rows) const {
@@ -543,6 +542,7 @@ private:
     std::vector<int64_t> lse_shape;
     Operand out, lse;  ///< lse stays empty where the library shall compute it
     Execution execution;
+    const char *kernel = nullptr;  ///< that runs
 };
 
 void check_operation(const RunOptions &options) {
@@ -576,6 +576,7 @@ int run(const RunOptions &options) {
 template<typename Value>
 std::vector<std::string> names(const std::map<std::string, Value> &map) {
     std::vector<std::string> names;
+    names.reserve(map.size());
     for (const auto &item : map) {
         names.push_back(item.first);
     }
@@ -610,11 +611,12 @@ void add_batch_options(CLI::App *command, RunOptions &options) {
         ->excludes(table);
     command->add_option("--cu-seqlens-q", options.cu_seqlens_q,
                         "First token of each packed sequence, and the end, [B + 1]");
-    CLI::Option *starts = command->add_option("--cu-seqlens-k", options.cu_seqlens_k,
-                                              "The same of the keys; absent: as the queries");
+    CLI::Option *starts =
+        command->add_option("--cu-seqlens-k", options.cu_seqlens_k, "The same of the keys");
     command
         ->add_option("--kv-lens", options.kv_lens,
-                     "Keys of each sequence: a file [B], or a list as in 37,64")
+                     "Keys of each sequence: a file [B], or a list as in 37,64; absent: as the "
+                     "queries, if keys are packed")
         ->excludes(starts);
     command->add_option("--mask", options.mask, "causal: the last query sees every key")
         ->check(CLI::IsMember(names(masks)))

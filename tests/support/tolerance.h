@@ -51,7 +51,8 @@ inline testing::AssertionResult is_close(const std::vector<float> &got, const Qu
 inline double relative_error(const std::vector<float> &got, const Quantity &expected) {
     double error = 0, largest = 0;
     for (std::size_t at = 0; at < got.size(); at++) {
-        error = std::max(error, std::abs(got[at] - expected.value[at]));
+        const double off = std::abs(got[at] - expected.value[at]);
+        error = std::isnan(off) ? HUGE_VAL : std::max(error, off);
         largest = std::max(largest, std::abs(expected.value[at]));
     }
     return error / largest;
