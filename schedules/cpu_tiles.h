@@ -3,6 +3,8 @@
 
 #include "Halide.h"
 
+#include <vector>
+
 namespace pagegrad {
 
 /// A product of matrices is computed in blocks of `rows` x `columns` accumulators in registers.
@@ -23,10 +25,37 @@ inline RegisterTile register_tile(const Halide::Target &target) {
     return {4, 8, 4};
 }
 
-/// A product of a register block: its sums stay in registers while the reduction runs.
-inline void keep_in_registers(Halide::Func product, const Halide::Var &columns,
-                              const Halide::Var &rows, int vector) {
-    product.vectorize(columns, vector).unroll(columns).unroll(rows);
+/// A product, one register block at a time: its sums stay in registers while the reduction runs.
+/// `outer` are the loops over blocks, innermost first.
+inline void schedule_product(Halide::Func product, const Halide::Var &columns,
+                             const Halide::Var &rows, const Halide::RDom &reduction,
+                             const std::vector<Halide::VarOrRVar> &outer,
+                             const RegisterTile &tile) {
+    product.bound_extent(columns, tile.columns)
+        .bound_extent(rows, tile.rows)
+        .vectorize(columns, tile.vector)
+        .unroll(columns)
+        .unroll(rows);
+    std::vector<Halide::VarOrRVar> loops{columns, rows, reduction.x};
+    loops.insert(loops.end(), outer.begin(), outer.end());
+    product.update().reorder(loops).vectorize(columns, tile.vector).unroll(columns).unroll(rows);
+}
+
+/// A matrix of at most `columns` x `rows` elements made from products, on the stack. Afterwards the
+/// two Vars count register blocks.
+inline void schedule_elements(Halide::Func elements, const Halide::Var &column,
+                              const Halide::Var &row, int columns, int rows,
+                              const RegisterTile &tile) {
+    Halide::Var c("block_c"), r("block_r");
+    elements.bound_storage(column, columns)
+        .bound_storage(row, rows)
+        .store_in(Halide::MemoryType::Stack)
+        .split(column, column, c, tile.columns)
+        .split(row, row, r, tile.rows)
+        .reorder(c, r, row, column)
+        .vectorize(c, tile.vector)
+        .unroll(c)
+        .unroll(r);
 }
 
 /// Columns of packed tiles: head_dim padded so that every register tile is full.

@@ -5,9 +5,9 @@ namespace pagegrad {
 using namespace Halide;
 
 void schedule_forward_cpu(ForwardFuncs &f, const ForwardCpuSchedule &schedule) {
-    const int MR = schedule.registers.rows, NR = schedule.registers.columns;
+    const int NR = schedule.registers.columns;
     const int V = schedule.registers.vector;
-    Var column("column"), block_c("block_c"), block_r("block_r");
+    Var column("column"), block_c("block_c");
     RVar tile = f.sum[2];
 
     f.acc.update()
@@ -19,37 +19,15 @@ void schedule_forward_cpu(ForwardFuncs &f, const ForwardCpuSchedule &schedule) {
     f.state.update().reorder(f.state_sum[0], f.state_sum[1], f.state_sum[2]);
     f.state.update().compute_with(f.acc.update(), tile);
 
-    f.O_block.compute_at(f.acc, f.sum[1]).bound_extent(f.d, NR).bound_extent(f.i, MR);
-    keep_in_registers(f.O_block, f.d, f.i, V);
-    f.O_block.update()
-        .reorder(f.d, f.i, f.over_keys, f.ib)
-        .vectorize(f.d, V)
-        .unroll(f.d)
-        .unroll(f.i);
-
-    for (Func element : {f.score, f.P}) {
-        element.compute_at(f.acc, tile)
-            .bound_storage(f.c, schedule.kv_tile)
-            .bound_storage(f.r, schedule.query_tile)
-            .store_in(MemoryType::Stack)
-            .split(f.c, f.c, block_c, NR)
-            .split(f.r, f.r, block_r, MR)
-            .reorder(block_c, block_r, f.r, f.c)
-            .vectorize(block_c, V)
-            .unroll(block_c)
-            .unroll(block_r);
+    f.O_block.compute_at(f.acc, f.sum[1]);
+    schedule_product(f.O_block, f.d, f.i, f.over_keys, {f.ib}, schedule.registers);
+    for (Func elements : {f.score, f.P}) {
+        elements.compute_at(f.acc, tile);
+        schedule_elements(elements, f.c, f.r, schedule.kv_tile, schedule.query_tile,
+                          schedule.registers);
     }
-    f.S.compute_at(f.score, f.r)
-        .bound_extent(f.ci, NR)
-        .bound_extent(f.ri, MR)
-        .bound_extent(f.cb, 1)
-        .bound_extent(f.rb, 1);
-    keep_in_registers(f.S, f.ci, f.ri, V);
-    f.S.update()
-        .reorder(f.ci, f.ri, f.over_d, f.cb, f.rb)
-        .vectorize(f.ci, V)
-        .unroll(f.ci)
-        .unroll(f.ri);
+    f.S.compute_at(f.score, f.r).bound_extent(f.cb, 1).bound_extent(f.rb, 1);
+    schedule_product(f.S, f.ci, f.ri, f.over_d, {f.cb, f.rb}, schedule.registers);
 
     // Sums and maxima over the keys of a row: by lanes first, then over the lanes.
     for (Func row : {f.tile_max, f.tile_sum}) {

@@ -252,20 +252,17 @@ private:
         const int32_t keys = static_cast<int32_t>(tile.keys.size());
         const int32_t kv_tile = round_up(even_tile(keys, max_kv_tile), 32);
         const int32_t tiles = find_spans(begin, end, query_tile);
-        const int32_t first_slot = run.first_slot + static_cast<int32_t>(tile.keys.begin);
-        const int32_t *blocks = &plan.blocks[run.first_block + first_slot / plan.block_size];
-        const int64_t num_blocks = (first_slot % plan.block_size + keys - 1) / plan.block_size + 1;
+        KeyBlocks at(plan, run, tile.keys);
         const int64_t columns = padded_head_dim(plan);
         KernelArena arena(scratch.arena, arena_bytes(plan, shared.tiles.tile_keys, 3));
         status.record(call.kernel.as<BackwardKernel>()(
             &arena, query_buffer(call.args.q), query_buffer(call.args.dout),
             row_buffer(row_tensor(shared.statistics.lse_log2, call.args.q)),
             row_buffer(row_tensor(shared.statistics.delta, call.args.q)),
-            pool_buffer(call.args.k_pool), pool_buffer(call.args.v_pool),
-            KernelBuffer(blocks, {{num_blocks, 1}}),
+            pool_buffer(call.args.k_pool), pool_buffer(call.args.v_pool), at.blocks,
             KernelBuffer(&scratch.rows[begin].token,
                          {{query_row_fields, 1}, {end - begin, query_row_fields}}),
-            KernelBuffer(scratch.spans, {{2, 1}, {tiles, 2}}), first_slot % plan.block_size,
+            KernelBuffer(scratch.spans, {{2, 1}, {tiles, 2}}), at.first_slot,
             static_cast<int32_t>(tile.keys.begin), keys, tile.kv_head, kv_tile, query_tile,
             call.args.scale, query_buffer(call.args.dq),
             KernelBuffer(scratch.dk, {{columns, 1}, {keys, columns}}),
@@ -289,10 +286,7 @@ private:
     void add_to_pools() {
         auto *scatter =
             companion(shared.call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
-        const int32_t first_slot = run.first_slot + static_cast<int32_t>(tile.keys.begin);
-        const int32_t *blocks = &plan.blocks[run.first_block + first_slot / plan.block_size];
-        const int64_t num_blocks =
-            (first_slot % plan.block_size + tile.keys.size() - 1) / plan.block_size + 1;
+        KeyBlocks at(plan, run, tile.keys);
         KernelArena arena;
         for (const auto &[gradient, pool] : {std::pair(scratch.dk, &shared.call.args.dk_pool),
                                              std::pair(scratch.dv, &shared.call.args.dv_pool)}) {
@@ -301,8 +295,7 @@ private:
                         KernelBuffer(gradient, {{plan.head_dim, 1},
                                                 {1, 0},
                                                 {tile.keys.size(), padded_head_dim(plan)}}),
-                        KernelBuffer(blocks, {{num_blocks, 1}}), first_slot % plan.block_size, 1.0f,
-                        pool_head_buffer(*pool, tile.kv_head)));
+                        at.blocks, at.first_slot, 1.0f, pool_head_buffer(*pool, tile.kv_head)));
         }
     }
 

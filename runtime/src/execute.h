@@ -34,7 +34,15 @@ int64_t arena_bytes(const pagegrad_plan &plan, int64_t keys, int copies);
 /// head_dim as kernels pad it.
 int64_t padded_head_dim(const pagegrad_plan &plan);
 
-/// A forward or backward call: `Size` finds the workspace, `execute` runs in it.
+/// Where the keys of a span of a run lie: an argument of kernels.
+struct KeyBlocks {
+    KernelBuffer blocks;
+    int32_t first_slot;  ///< of the first key, in the first block
+
+    KeyBlocks(const pagegrad_plan &plan, const Run &run, Range keys);
+};
+
+/// A forward or backward call: `workspace_size` tells what `execute` needs.
 struct ForwardCall {
     const pagegrad_plan &plan;
     const pagegrad_forward_args &args;

@@ -126,19 +126,16 @@ private:
         const int32_t query_tile =
             round_up(even_tile(static_cast<int32_t>(rows.size()), max_query_tile), 8);
         const int64_t padded_rows = rows.size() + max_query_tile;
-        const int32_t first_slot = run.first_slot + static_cast<int32_t>(keys.begin);
-        const int32_t *blocks = &plan.blocks[run.first_block + first_slot / plan.block_size];
-        const int64_t num_blocks =
-            (first_slot % plan.block_size + keys.size() - 1) / plan.block_size + 1;
+        KeyBlocks at(plan, run, keys);
         const KernelBuffer max(scratch.row_max + rows.begin, {{padded_rows, 1}});
         const KernelBuffer sum(scratch.row_sum + rows.begin, {{padded_rows, 1}});
         KernelArena arena(scratch.arena, scratch.arena_size);
         status.record(call.kernel.as<ForwardKernel>()(
             &arena, query_buffer(call.args.q), pool_buffer(call.args.k_pool),
-            pool_buffer(call.args.v_pool), KernelBuffer(blocks, {{num_blocks, 1}}),
+            pool_buffer(call.args.v_pool), at.blocks,
             KernelBuffer(&scratch.rows[rows.begin].token,
                          {{query_row_fields, 1}, {rows.size(), query_row_fields}}),
-            KernelBuffer(max), KernelBuffer(sum), first_slot % plan.block_size,
+            KernelBuffer(max), KernelBuffer(sum), at.first_slot,
             static_cast<int32_t>(first_key + keys.begin), static_cast<int32_t>(keys.size()),
             kv_head, query_tile, call.args.scale,
             KernelBuffer(scratch.acc + rows.begin * columns,
