@@ -29,12 +29,6 @@ constexpr int32_t prefix_tokens = 64;
 /// sums.
 constexpr double tolerance = 7.5e-6;
 
-/// Largest error of a token's rows, relative to the sums of absolute values that rounding errors
-/// are proportional to (see test::Quantity): some tokens' gradients are too small to count in the
-/// norm of a tensor, and the first query's dq is zero. Allows the 16 roundings that the tests
-/// allow.
-constexpr double token_tolerance = 16 * 0x1p-24;
-
 struct DemoOptions {
     std::string data = PAGEGRAD_DATA_DIR;
     int threads = 0;
@@ -128,7 +122,9 @@ Layer load_layer(const DemoOptions &options, const std::string &name) {
     return layer;
 }
 
-/// Relative errors, of a whole tensor and of its worst token.
+/// Relative errors, of a whole tensor and of its worst token. A token's is relative to the sums of
+/// absolute values that rounding errors are proportional to (see test::Quantity): some tokens'
+/// gradients are too small to count in the norm of a tensor, and the first query's dq is zero.
 struct Errors {
     double tensor = 0, token = 0;
 
@@ -151,7 +147,7 @@ struct Errors {
         tensor = std::max(tensor, std::sqrt(error / norm));
     }
     bool tolerable() const {
-        return tensor <= tolerance && token <= token_tolerance;
+        return tensor <= tolerance && token <= test::relative_tolerance;
     }
 };
 
@@ -279,7 +275,7 @@ int run_demo(const DemoOptions &options) {
     std::printf("\nmax error: largest of the tensors' relative Frobenius errors against float64, "
                 "at most %.1e\n"
                 "token: the same of the worst token, relative to what it sums, at most %.1e\n",
-                tolerance, token_tolerance);
+                tolerance, test::relative_tolerance);
     return right ? 0 : 1;
 }
 

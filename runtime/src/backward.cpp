@@ -252,7 +252,7 @@ private:
         const int32_t keys = static_cast<int32_t>(tile.keys.size());
         const int32_t kv_tile = round_up(even_tile(keys, max_kv_tile), 32);
         const int32_t tiles = find_spans(begin, end, query_tile);
-        KeyBlocks at(plan, run, tile.keys);
+        const KeyBlocks at = find_blocks(plan, run, tile.keys);
         const int64_t columns = padded_head_dim(plan);
         KernelArena arena(scratch.arena, arena_bytes(plan, shared.tiles.tile_keys, 3));
         status.record(call.kernel.as<BackwardKernel>()(
@@ -286,7 +286,7 @@ private:
     void add_to_pools() {
         auto *scatter =
             companion(shared.call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
-        KeyBlocks at(plan, run, tile.keys);
+        const KeyBlocks at = find_blocks(plan, run, tile.keys);
         KernelArena arena;
         for (const auto &[gradient, pool] : {std::pair(scratch.dk, &shared.call.args.dk_pool),
                                              std::pair(scratch.dv, &shared.call.args.dv_pool)}) {
@@ -375,10 +375,10 @@ void compute_dense(const DenseBackward &shared, int32_t index, int32_t kv_head,
     const auto dense_head = [&](float *data) {
         return KernelBuffer(data, {{D, 1}, {1, 0}, {keys, D}});
     };
-    status.record(gather_kernel(&arena, pool_head_buffer(call.args.k_pool, kv_head),
-                                KernelBuffer(blocks), dense_head(scratch.k)));
-    status.record(gather_kernel(&arena, pool_head_buffer(call.args.v_pool, kv_head),
-                                KernelBuffer(blocks), dense_head(scratch.v)));
+    status.record(gather_kernel(&arena, pool_head_buffer(call.args.k_pool, kv_head), blocks,
+                                dense_head(scratch.k)));
+    status.record(gather_kernel(&arena, pool_head_buffer(call.args.v_pool, kv_head), blocks,
+                                dense_head(scratch.v)));
 
     const int64_t batch = shared.layout.batch(index), first = shared.layout.token(sequence, 0);
     const auto part = [&](const pagegrad_tensor &tensor, int head_dim) {
@@ -403,9 +403,9 @@ void compute_dense(const DenseBackward &shared, int32_t index, int32_t kv_head,
         queries(call.args.dq), matrix(scratch.dk), matrix(scratch.dv)));
 
     auto *scatter = companion(call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
-    status.record(scatter(&arena, dense_head(scratch.dk), KernelBuffer(blocks), 0, 1.0f,
+    status.record(scatter(&arena, dense_head(scratch.dk), blocks, 0, 1.0f,
                           pool_head_buffer(call.args.dk_pool, kv_head)));
-    status.record(scatter(&arena, dense_head(scratch.dv), KernelBuffer(blocks), 0, 1.0f,
+    status.record(scatter(&arena, dense_head(scratch.dv), blocks, 0, 1.0f,
                           pool_head_buffer(call.args.dv_pool, kv_head)));
 }
 

@@ -23,12 +23,12 @@ int64_t arena_bytes(const pagegrad_plan &plan, int64_t keys, int copies) {
     return packed_keys + packed_queries + small_change;
 }
 
-KeyBlocks::KeyBlocks(const pagegrad_plan &plan, const Run &run, Range keys)
-    : blocks(static_cast<const int32_t *>(nullptr), {}) {
+KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys) {
     const int64_t place = run.first_slot + keys.begin;
-    first_slot = static_cast<int32_t>(place % plan.block_size);
+    const auto first_slot = static_cast<int32_t>(place % plan.block_size);
     const int64_t count = (first_slot + keys.size() - 1) / plan.block_size + 1;
-    blocks = KernelBuffer(&plan.blocks[run.first_block + place / plan.block_size], {{count, 1}});
+    const int32_t *blocks = &plan.blocks[run.first_block + place / plan.block_size];
+    return {KernelBuffer(blocks, {{count, 1}}), first_slot};
 }
 
 }  // namespace pagegrad

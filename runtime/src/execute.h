@@ -38,9 +38,8 @@ int64_t padded_head_dim(const pagegrad_plan &plan);
 struct KeyBlocks {
     KernelBuffer blocks;
     int32_t first_slot;  ///< of the first key, in the first block
-
-    KeyBlocks(const pagegrad_plan &plan, const Run &run, Range keys);
 };
+KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys);
 
 /// A forward or backward call: `workspace_size` tells what `execute` needs.
 struct ForwardCall {

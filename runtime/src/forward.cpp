@@ -126,7 +126,7 @@ private:
         const int32_t query_tile =
             round_up(even_tile(static_cast<int32_t>(rows.size()), max_query_tile), 8);
         const int64_t padded_rows = rows.size() + max_query_tile;
-        KeyBlocks at(plan, run, keys);
+        const KeyBlocks at = find_blocks(plan, run, keys);
         const KernelBuffer max(scratch.row_max + rows.begin, {{padded_rows, 1}});
         const KernelBuffer sum(scratch.row_sum + rows.begin, {{padded_rows, 1}});
         KernelArena arena(scratch.arena, scratch.arena_size);
@@ -135,12 +135,11 @@ private:
             pool_buffer(call.args.v_pool), at.blocks,
             KernelBuffer(&scratch.rows[rows.begin].token,
                          {{query_row_fields, 1}, {rows.size(), query_row_fields}}),
-            KernelBuffer(max), KernelBuffer(sum), at.first_slot,
-            static_cast<int32_t>(first_key + keys.begin), static_cast<int32_t>(keys.size()),
-            kv_head, query_tile, call.args.scale,
+            max, sum, at.first_slot, static_cast<int32_t>(first_key + keys.begin),
+            static_cast<int32_t>(keys.size()), kv_head, query_tile, call.args.scale,
             KernelBuffer(scratch.acc + rows.begin * columns,
                          {{columns, 1}, {padded_rows, columns}}),
-            KernelBuffer(max), KernelBuffer(sum)));
+            max, sum));
     }
 
     void finish() {

@@ -38,8 +38,9 @@ public:
         buffer.dim = dims;
         return *this;
     }
-    operator halide_buffer_t *() {
-        return &buffer;
+    /// Kernels take pointers to what they do not change.
+    operator halide_buffer_t *() const {
+        return const_cast<halide_buffer_t *>(&buffer);
     }
 
 private:

@@ -32,6 +32,10 @@ struct Quantity {
     }
 };
 
+/// Allowed error of a float32 result relative to Quantity::size. A sum of n terms is off by about
+/// sqrt(n) roundings: 16 for the 256 dimensions or 257 keys and queries of our long sums.
+constexpr double relative_tolerance = 16 * 0x1p-24;
+
 struct AttentionResult {
     Quantity out, lse, dq;      ///< out, dq like q; lse [tokens, H]
     Quantity dk_pool, dv_pool;  ///< like the pools

@@ -13,13 +13,10 @@
 
 namespace pagegrad::test {
 
-/// Allowed error of an entry whose rounding errors are proportional to `size` (see Quantity). A sum
-/// of n terms is off by about sqrt(n) roundings: 16 for the 256 dimensions or 257 keys and queries
-/// of our long sums. The floor is where float32 loses its precision.
+/// Allowed error of an entry whose rounding errors are proportional to `size` (see Quantity). The
+/// floor is where float32 loses its precision.
 inline double tolerance(double size) {
-    constexpr double unit_roundoff = FLT_EPSILON / 2;
-    constexpr double roundings = 16;
-    return roundings * unit_roundoff * size + 1e3 * FLT_MIN;
+    return relative_tolerance * size + 1e3 * FLT_MIN;
 }
 
 /// Compares block by block of `width` entries (one head of one token), so that a large block
