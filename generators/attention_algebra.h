@@ -12,20 +12,23 @@ using Halide::Expr;
 constexpr float log2_e = 1.44269504088896340736f;
 constexpr float ln_2 = 0.693147180559945309417f;
 
-/// 2^x for x <= 128 to about 2e-7 relative, 2^-126 below: round to an integer, a polynomial
+/// 2^x to about 2e-7 relative for x < 128, 2^-126 below -126: round to an integer, a polynomial
 /// (Taylor terms of 2^f for |f| <= 1/2, of degree 6, the last one fitted), and the integer added to
 /// the exponent.
 inline Expr exp2(const Expr &argument) {
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; compilers must not
+    // cancel the addition.
+    constexpr float shifter = 12582912.0f;
     const Expr x = Halide::max(argument, -126.0f);
-    const Expr whole = Halide::round(x);
-    const Expr f = x - whole;
+    const Expr shifted = Halide::strict_float(x + shifter);
+    const Expr f = x - Halide::strict_float(shifted - shifter);
     Expr power = 1.5403530e-4f;
     for (const float coefficient :
          {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) {
         power = power * f + coefficient;
     }
     return Halide::reinterpret<float>(Halide::reinterpret<int32_t>(power) +
-                                      (Halide::cast<int32_t>(whole) << 23));
+                                      (Halide::reinterpret<int32_t>(shifted) << 23));
 }
 
 /// Whether a query sees a key: the plan gives each query row a half-open range of keys. One
@@ -35,9 +38,9 @@ inline Expr visible(const Expr &key, const Expr &key_begin, const Expr &key_end)
            Halide::reinterpret<uint32_t>(Halide::max(key_end - key_begin, 0));
 }
 
-/// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e).
-inline Expr probability(const Expr &score, const Expr &lse_log2) {
-    return exp2(Halide::min(score * log2_e - lse_log2, 0.0f));
+/// P = exp(s - lse) with s = scale * score. lse comes times log2(e).
+inline Expr probability(const Expr &score, const Expr &scale, const Expr &lse_log2) {
+    return exp2(score * (scale * log2_e) - lse_log2);
 }
 
 /// dS = P (dP - delta), without the score scale, which commutes with the products that follow. Zero

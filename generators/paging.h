@@ -34,18 +34,46 @@ inline Expr in_head(const Expr &value, const Expr &d, const Expr &head_dim) {
     return Halide::select(d < head_dim, value, 0.0f);
 }
 
+/// Keys of a tile, read from a pool of any dtype as float32. Those past the end repeat the last
+/// one, columns past head_dim are zero.
+class TileKeys {
+public:
+    template<typename Blocks, typename Pool>
+    TileKeys(const Blocks &blocks, const Pool &pool, const Expr &first_slot, const Expr &num_keys) {
+        const PoolRow row = find_in_pool(blocks, pool, first_slot, Halide::min(key, num_keys - 1));
+        block(key) = row.block;
+        slot(key) = row.slot;
+        for (Halide::Func index : {block, slot}) {
+            index.compute_root();
+        }
+    }
+
+    template<typename Pool>
+    Expr operator()(const Pool &pool, const Expr &d, const Expr &kv_head, const Expr &at) const {
+        const PoolRow row = clamp_to_pool({block(at), slot(at)}, pool);
+        const Expr D = pool.dim(0).extent();
+        const Expr value = pool(Halide::min(d, D - 1), kv_head, row.slot, row.block);
+        return in_head(Halide::cast<float>(value), d, D);
+    }
+
+private:
+    Halide::Var key{"key"};
+    Halide::Func block{"pool_block"}, slot{"pool_slot"};
+};
+
 /// Fields of a packed query row, in the order of struct QueryRow in runtime/src/rows.h.
 enum RowField { row_token, row_batch, row_head, row_key_begin, row_key_end, row_fields };
 
 /// A query row of a list: the queries of all users of a run, for all heads that share a KV head,
 /// are packed one behind the other.
 struct QueryRow {
+    /// `tensor` has dimensions head, token and batch, from `first` on.
     template<typename Rows, typename Tensor>
-    QueryRow(const Rows &rows, const Tensor &tensor, const Expr &row)
-        : head(place(rows(row_head, row), tensor.dim(1))),
-          token(place(rows(row_token, row), tensor.dim(2))),
-          batch(place(rows(row_batch, row), tensor.dim(3))), key_begin(rows(row_key_begin, row)),
-          key_end(rows(row_key_end, row)) {
+    QueryRow(const Rows &rows, const Tensor &tensor, const Expr &row, int first = 1)
+        : head(place(rows(row_head, row), tensor.dim(first))),
+          token(place(rows(row_token, row), tensor.dim(first + 1))),
+          batch(place(rows(row_batch, row), tensor.dim(first + 2))),
+          key_begin(rows(row_key_begin, row)), key_end(rows(row_key_end, row)) {
     }
 
     /// Element d of the row in a tensor (d, head, token, batch).

@@ -82,22 +82,38 @@ struct PendingChunk {
     int64_t number;
 };
 
+/// Packed operands of one thread, as words (see generators/products.h).
+struct PackedTiles {
+    float *q, *q_pairs, *dout, *dout_pairs;  ///< of a tile of query rows
+    float *k, *v, *k_pairs;                  ///< of a tile of keys
+
+    PackedTiles(const pagegrad_plan &plan, Carver &carver) {
+        const int64_t columns = padded_head_dim(plan);
+        for (float **operand : {&q, &q_pairs, &dout, &dout_pairs}) {
+            *operand = carver.take<float>(max_query_tile * columns);
+        }
+        for (float **operand : {&k, &v, &k_pairs}) {
+            *operand = carver.take<float>((tile_keys(plan) + max_kv_tile) * columns);
+        }
+    }
+};
+
 /// Memory of one thread of the fused backward.
 struct TileScratch {
     QueryRow *rows;
     PendingChunk *chunks;  ///< at most one per row, and all of a sequence that uses a run again
-    int32_t *spans;        ///< [query tile][begin, end): keys that its rows see
-    float *dk, *dv;        ///< [key][d], gradients of the tile
+    PackedTiles packed;
+    float *dk, *dv;  ///< [key][d], gradients of the tile
     char *arena;
 
-    TileScratch(const pagegrad_plan &plan, int64_t row_capacity, Carver &carver) {
-        const int64_t keys = tile_keys(plan), elements = keys * padded_head_dim(plan);
-        rows = carver.take<QueryRow>(row_capacity);
-        chunks = carver.take<PendingChunk>(row_capacity + plan.max_query_length);
-        spans = carver.take<int32_t>(2 * row_capacity);
+    TileScratch(const pagegrad_plan &plan, int64_t row_capacity, Carver &carver)
+        : rows(carver.take<QueryRow>(row_capacity)),
+          chunks(carver.take<PendingChunk>(row_capacity + plan.max_query_length)),
+          packed(plan, carver) {
+        const int64_t elements = tile_keys(plan) * padded_head_dim(plan);
         dk = carver.take<float>(elements);
         dv = carver.take<float>(elements);
-        arena = carver.take<char>(arena_bytes(plan, keys, 3));
+        arena = carver.take<char>(arena_bytes);
     }
 };
 
@@ -198,9 +214,7 @@ private:
         }
         if (!touched) {
             touched = true;
-            const size_t bytes = tile.keys.size() * padded_head_dim(plan) * sizeof(float);
-            std::memset(scratch.dk, 0, bytes);
-            std::memset(scratch.dv, 0, bytes);
+            begin_tile();
         }
         for (int64_t i = 0; i < num_chunks; i++) {
             shared.progress.wait(tile.kv_head, scratch.chunks[i].sequence, scratch.chunks[i].number,
@@ -243,44 +257,103 @@ private:
         return uses > 1;
     }
 
+    /// Packs the keys and values, and clears their gradients.
+    void begin_tile() {
+        const size_t bytes = tile.keys.size() * padded_head_dim(plan) * sizeof(float);
+        std::memset(scratch.dk, 0, bytes);
+        std::memset(scratch.dv, 0, bytes);
+        const pagegrad_backward_args &args = shared.call.args;
+        const KeyBlocks at = find_blocks(plan, run, tile.keys);
+        const auto pack = [&](Operation operation, const pagegrad_tensor &pool,
+                              const KernelBuffer &packed) {
+            KernelArena arena(scratch.arena, arena_bytes);
+            status.record(companion(shared.call.kernel, operation)
+                              .as<PackKeysKernel>()(&arena, pool_buffer(pool), at.blocks,
+                                                    at.first_slot, num_keys(), tile.kv_head,
+                                                    packed));
+        };
+        pack(Operation::pack_keys, args.k_pool, key_pairs());
+        pack(Operation::transpose_keys, args.k_pool, transposed_keys(scratch.packed.k));
+        pack(Operation::transpose_keys, args.v_pool, transposed_keys(scratch.packed.v));
+    }
+
+    int32_t num_keys() const {
+        return static_cast<int32_t>(tile.keys.size());
+    }
+    int32_t kv_tile() const {
+        return round_up(even_tile(num_keys(), max_kv_tile), 32);
+    }
+    KernelBuffer transposed_keys(float *words) const {
+        const int64_t keys = round_up(num_keys(), kv_tile());
+        return {words, {{keys, 1}, {padded_head_dim(plan), keys}}};
+    }
+    KernelBuffer key_pairs() const {
+        const int64_t keys = round_up(num_keys(), kv_tile()), columns = padded_head_dim(plan);
+        return {scratch.packed.k_pairs, {{columns, 1}, {keys, columns}}};
+    }
+
+    /// Computes with rows of the list.
     void compute(int32_t begin, int32_t end) {
         if (begin == end) {
             return;
         }
-        const BackwardCall &call = shared.call;
         const int32_t query_tile = round_up(even_tile(end - begin, max_query_tile), 8);
-        const int32_t keys = static_cast<int32_t>(tile.keys.size());
-        const int32_t kv_tile = round_up(even_tile(keys, max_kv_tile), 32);
-        const int32_t tiles = find_spans(begin, end, query_tile);
-        const KeyBlocks at = find_blocks(plan, run, tile.keys);
-        const int64_t columns = padded_head_dim(plan);
-        KernelArena arena(scratch.arena, arena_bytes(plan, shared.tiles.tile_keys, 3));
-        status.record(call.kernel.as<BackwardKernel>()(
-            &arena, query_buffer(call.args.q), query_buffer(call.args.dout),
-            row_buffer(row_tensor(shared.statistics.lse_log2, call.args.q)),
-            row_buffer(row_tensor(shared.statistics.delta, call.args.q)),
-            pool_buffer(call.args.k_pool), pool_buffer(call.args.v_pool), at.blocks,
-            KernelBuffer(&scratch.rows[begin].token,
-                         {{query_row_fields, 1}, {end - begin, query_row_fields}}),
-            KernelBuffer(scratch.spans, {{2, 1}, {tiles, 2}}), at.first_slot,
-            static_cast<int32_t>(tile.keys.begin), keys, tile.kv_head, kv_tile, query_tile,
-            call.args.scale, query_buffer(call.args.dq),
-            KernelBuffer(scratch.dk, {{columns, 1}, {keys, columns}}),
-            KernelBuffer(scratch.dv, {{columns, 1}, {keys, columns}})));
+        for (int32_t first = begin; first < end; first += query_tile) {
+            const int32_t next = std::min(first + query_tile, end);
+            prefetch(next, std::min(next + query_tile, end));
+            compute_tile(first, next);
+        }
     }
 
-    int32_t find_spans(int32_t begin, int32_t end, int32_t query_tile) {
-        int32_t tiles = 0;
-        for (int32_t first = begin; first < end; first += query_tile, tiles++) {
-            int32_t *span = scratch.spans + 2 * tiles;
-            span[0] = scratch.rows[first].key_begin;
-            span[1] = scratch.rows[first].key_end;
-            for (int32_t row = first; row < std::min(first + query_tile, end); row++) {
-                span[0] = std::min(span[0], scratch.rows[row].key_begin);
-                span[1] = std::max(span[1], scratch.rows[row].key_end);
+    /// Rows of the list lie anywhere, which no hardware predicts: fetches those of the next tile
+    /// into the L2 cache while this one is computed.
+    void prefetch(int32_t begin, int32_t end) const {
+        const pagegrad_backward_args &args = shared.call.args;
+        for (const pagegrad_tensor *tensor : {&args.q, &args.dout, &args.dq}) {
+            for (int32_t row = begin; row < end; row++) {
+                prefetch_row(*tensor, scratch.rows[row]);
             }
         }
-        return tiles;
+    }
+
+    void compute_tile(int32_t begin, int32_t end) {
+        Range seen{num_keys(), 0};
+        for (int32_t row = begin; row < end; row++) {
+            seen.begin = std::min<int64_t>(seen.begin, scratch.rows[row].key_begin - first_key());
+            seen.end = std::max<int64_t>(seen.end, scratch.rows[row].key_end - first_key());
+        }
+        const auto first_kv_tile =
+            static_cast<int32_t>(std::max<int64_t>(seen.begin, 0) / kv_tile());
+        const auto end_kv_tile = static_cast<int32_t>(
+            (std::min<int64_t>(seen.end, num_keys()) + kv_tile() - 1) / kv_tile());
+        if (first_kv_tile >= end_kv_tile) {
+            return;
+        }
+        const BackwardCall &call = shared.call;
+        const int64_t columns = padded_head_dim(plan), padded_rows = round_up(end - begin, 8);
+        const KernelBuffer rows(&scratch.rows[begin].token,
+                                {{query_row_fields, 1}, {end - begin, query_row_fields}});
+        const auto packed = [&](float *words) {
+            return KernelBuffer(words, {{columns, 1}, {padded_rows, columns}});
+        };
+        KernelArena arena(scratch.arena, arena_bytes);
+        const PackedTiles &tiles = scratch.packed;
+        const KernelBuffer q = packed(tiles.q), dout = packed(tiles.dout);
+        auto *pack = companion(call.kernel, Operation::pack_queries).as<PackQueriesKernel>();
+        status.record(pack(&arena, query_buffer(call.args.q), rows, q));
+        status.record(pack(&arena, query_buffer(call.args.dout), rows, dout));
+        status.record(call.kernel.as<BackwardKernel>()(
+            &arena, q, q, dout, dout, transposed_keys(tiles.k), transposed_keys(tiles.v),
+            key_pairs(), row_buffer(row_tensor(shared.statistics.lse_log2, call.args.q)),
+            row_buffer(row_tensor(shared.statistics.delta, call.args.q)), rows, first_key(),
+            first_key() + num_keys(), first_kv_tile, end_kv_tile - first_kv_tile, kv_tile(),
+            call.args.scale, query_buffer(call.args.dq),
+            KernelBuffer(scratch.dk, {{columns, 1}, {num_keys(), columns}}),
+            KernelBuffer(scratch.dv, {{columns, 1}, {num_keys(), columns}})));
+    }
+
+    int32_t first_key() const {
+        return static_cast<int32_t>(tile.keys.begin);
     }
 
     void add_to_pools() {
@@ -288,15 +361,14 @@ private:
             companion(shared.call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
         const KeyBlocks at = find_blocks(plan, run, tile.keys);
         KernelArena arena;
-        for (const auto &[gradient, pool] : {std::pair(scratch.dk, &shared.call.args.dk_pool),
-                                             std::pair(scratch.dv, &shared.call.args.dv_pool)}) {
-            status.record(
-                scatter(&arena,
-                        KernelBuffer(gradient, {{plan.head_dim, 1},
-                                                {1, 0},
-                                                {tile.keys.size(), padded_head_dim(plan)}}),
-                        at.blocks, at.first_slot, 1.0f, pool_head_buffer(*pool, tile.kv_head)));
-        }
+        const auto add = [&](float *gradient, float scale, const pagegrad_tensor &pool) {
+            const KernelBuffer dense(
+                gradient, {{plan.head_dim, 1}, {1, 0}, {tile.keys.size(), padded_head_dim(plan)}});
+            status.record(scatter(&arena, dense, at.blocks, at.first_slot, scale,
+                                  pool_head_buffer(pool, tile.kv_head)));
+        };
+        add(scratch.dk, shared.call.args.scale, shared.call.args.dk_pool);
+        add(scratch.dv, 1.0f, shared.call.args.dv_pool);
     }
 
     const FusedBackward &shared;

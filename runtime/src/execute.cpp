@@ -15,14 +15,6 @@ int64_t padded_head_dim(const pagegrad_plan &plan) {
     return round_up(plan.head_dim, 32);
 }
 
-int64_t arena_bytes(const pagegrad_plan &plan, int64_t keys, int copies) {
-    const int64_t row = padded_head_dim(plan) * static_cast<int64_t>(sizeof(float));
-    const int64_t packed_keys = copies * (keys + max_kv_tile + 16) * row;
-    const int64_t packed_queries = 2 * (max_query_tile + 16) * row;
-    constexpr int64_t small_change = 16 << 10;
-    return packed_keys + packed_queries + small_change;
-}
-
 KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys) {
     const int64_t place = run.first_slot + keys.begin;
     const auto first_slot = static_cast<int32_t>(place % plan.block_size);

@@ -27,9 +27,8 @@ private:
     std::atomic<int> first{0};
 };
 
-/// Bytes that a kernel call may allocate in its arena: packed tiles of `keys` keys (`copies` of
-/// them), of query rows, and small change.
-int64_t arena_bytes(const pagegrad_plan &plan, int64_t keys, int copies);
+/// Bytes that a kernel on packed tiles may allocate in its arena: indices and bounds.
+constexpr int64_t arena_bytes = 16 << 10;
 
 /// head_dim as kernels pad it.
 int64_t padded_head_dim(const pagegrad_plan &plan);

@@ -37,7 +37,7 @@ struct ForwardScratch {
         acc = carver.take<float>(padded * padded_head_dim(plan));
         row_max = carver.take<float>(padded);
         row_sum = carver.take<float>(padded);
-        arena_size = arena_bytes(plan, tile_keys, 2) + capacity * sizeof(float) + 4096;
+        arena_size = (2 * (tile_keys + 80) + 80) * padded_head_dim(plan) * 4 + 32768 + capacity * 4;
         arena = carver.take<char>(arena_size);
     }
 };

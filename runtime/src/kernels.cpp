@@ -69,9 +69,9 @@ int kernel_count() {
 }
 
 const char *operation_name(Operation operation) {
-    static const char *const names[] = {"backward",       "backward_dense", "forward",
-                                        "forward_finish", "row_statistics", "gather",
-                                        "scatter_add"};
+    static const char *const names[] = {
+        "backward",     "backward_dense", "forward",        "pack_keys", "transpose_keys",
+        "pack_queries", "forward_finish", "row_statistics", "gather",    "scatter_add"};
     return names[static_cast<int>(operation)];
 }
 

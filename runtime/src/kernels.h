@@ -11,13 +11,22 @@ namespace pagegrad {
 class KernelArena;
 
 /// Signatures of the generated functions: the generators document the arguments.
-using BackwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *dout,
-                           halide_buffer_t *lse_log2, halide_buffer_t *delta,
-                           halide_buffer_t *k_pool, halide_buffer_t *v_pool,
-                           halide_buffer_t *blocks, halide_buffer_t *rows, halide_buffer_t *spans,
-                           int32_t first_slot, int32_t first_key, int32_t num_keys, int32_t kv_head,
-                           int32_t kv_tile, int32_t query_tile, float scale, halide_buffer_t *dq,
-                           halide_buffer_t *dk, halide_buffer_t *dv);
+using PackKeysKernel = int(const void *context, halide_buffer_t *pool, halide_buffer_t *blocks,
+                           int32_t first_slot, int32_t num_keys, int32_t kv_head,
+                           halide_buffer_t *packed);
+using TransposeKeysKernel = PackKeysKernel;
+using PackQueriesKernel = int(const void *context, halide_buffer_t *tensor, halide_buffer_t *rows,
+                              halide_buffer_t *packed);
+using PackQueryPairsKernel = int(const void *context, halide_buffer_t *tensor,
+                                 halide_buffer_t *rows, halide_buffer_t *packed,
+                                 halide_buffer_t *pairs);
+using BackwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *q_pairs,
+                           halide_buffer_t *dout, halide_buffer_t *dout_pairs, halide_buffer_t *k,
+                           halide_buffer_t *v, halide_buffer_t *k_pairs, halide_buffer_t *lse_log2,
+                           halide_buffer_t *delta, halide_buffer_t *rows, int32_t first_key,
+                           int32_t end_key, int32_t first_kv_tile, int32_t num_kv_tiles,
+                           int32_t kv_tile, float scale, halide_buffer_t *dq, halide_buffer_t *dk,
+                           halide_buffer_t *dv);
 using BackwardDenseKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *dout,
                                 halide_buffer_t *lse_log2, halide_buffer_t *delta,
                                 halide_buffer_t *k, halide_buffer_t *v, halide_buffer_t *seen,
@@ -44,6 +53,9 @@ enum class Operation {
     backward,
     backward_dense,
     forward,
+    pack_keys,
+    transpose_keys,
+    pack_queries,
     forward_finish,
     row_statistics,
     gather,

@@ -25,10 +25,6 @@ const char *dtype_name(int32_t dtype) {
     }
 }
 
-uintptr_t element_size(int32_t dtype) {
-    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
-}
-
 /// Refuses outputs in which two indices name one element: every dimension must step over all that
 /// the faster ones span.
 void check_no_overlap(const std::string &name, const pagegrad_tensor &tensor) {

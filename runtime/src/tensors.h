@@ -3,6 +3,7 @@
 
 #include "kernel_buffer.h"
 #include "plan.h"
+#include "rows.h"
 
 #include <string>
 #include <vector>
@@ -36,6 +37,11 @@ inline bool present(const pagegrad_tensor &tensor) {
 }
 
 bool empty(const pagegrad_tensor &tensor);
+
+/// Bytes.
+constexpr int64_t element_size(int32_t dtype) {
+    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
+}
 
 /// How the queries of a call are addressed: packed tokens (rank 3) or a batch (rank 4).
 struct QueryLayout {
@@ -87,6 +93,19 @@ inline pagegrad_tensor row_tensor(float *data, const pagegrad_tensor &q) {
 /// `batched` tells whether the tensor has a batch dimension.
 pagegrad_tensor token_slice(const pagegrad_tensor &tensor, bool batched, int64_t batch,
                             Range tokens);
+
+/// Brings a row of a tensor like q towards the L2 cache.
+inline void prefetch_row(const pagegrad_tensor &tensor, const QueryRow &row) {
+    constexpr int64_t line = 64;
+    const int64_t *stride = tensor.stride + tensor.rank - 3;
+    const int64_t offset = row.token * stride[0] + row.head * stride[1] +
+                           (tensor.rank == 4 ? row.batch * tensor.stride[0] : 0);
+    const int64_t size = element_size(tensor.dtype);
+    const char *begin = static_cast<const char *>(tensor.data) + offset * size;
+    for (int64_t at = 0; at < tensor.shape[tensor.rank - 1] * size; at += line) {
+        __builtin_prefetch(begin + at, 0, 2);
+    }
+}
 
 /// Sets all elements of a float32 tensor.
 void fill(const pagegrad_tensor &tensor, float value);
