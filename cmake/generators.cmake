@@ -11,14 +11,14 @@ add_library(pagegrad_schedules STATIC ${schedule_sources})
 target_link_libraries(pagegrad_schedules PUBLIC Halide::Halide PRIVATE pagegrad_generator_options)
 target_precompile_headers(pagegrad_schedules PRIVATE <Halide.h>)
 
-# pagegrad_add_generator(<op>): builds <op>.generator, unless that exists already.
-function(pagegrad_add_generator op)
-    if(TARGET ${op}.generator)
+# pagegrad_add_generator(<source>): builds <source>.generator, unless that exists already.
+function(pagegrad_add_generator source)
+    if(TARGET ${source}.generator)
         return()
     endif()
-    add_halide_generator(${op}.generator
-                         SOURCES "${PROJECT_SOURCE_DIR}/generators/${op}_generator.cpp"
+    add_halide_generator(${source}.generator
+                         SOURCES "${PROJECT_SOURCE_DIR}/generators/${source}_generator.cpp"
                          LINK_LIBRARIES pagegrad_schedules pagegrad_generator_options)
-    set_target_properties(${op}.generator PROPERTIES NO_SYSTEM_FROM_IMPORTED OFF)
-    target_precompile_headers(${op}.generator REUSE_FROM pagegrad_schedules)
+    set_target_properties(${source}.generator PROPERTIES NO_SYSTEM_FROM_IMPORTED OFF)
+    target_precompile_headers(${source}.generator REUSE_FROM pagegrad_schedules)
 endfunction()

@@ -3,6 +3,7 @@
 
 # Halide's targets by the name they have in kernels. Written out, never "host": a build must not
 # depend on the machine it was made on.
+set(pagegrad_target_avx512bf16 x86-64-linux-avx512_zen4-avx512_skylake-avx512-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_avx512 x86-64-linux-avx512_skylake-avx512-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_avx2 x86-64-linux-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_x86 x86-64-linux)
@@ -21,11 +22,15 @@ foreach(symbol IN ITEMS halide_malloc halide_free)
     list(APPEND pagegrad_renamed_symbols --redefine-sym ${symbol}=pagegrad_${symbol})
 endforeach()
 
-# pagegrad_add_kernel(<op> DTYPE f32|bf16|f16 TARGET <target> [HEAD_DIM <n>|any]
+# pagegrad_add_kernel(<op> DTYPE f32|bf16|f16 TARGET <target> [HEAD_DIM <n>|any] [SOURCE <name>]
 #                     [PARAMS <generator parameter>=<value>...])
-# Adds a kernel of generators/<op>_generator.cpp. Dispatch tries kernels in the order of the calls.
+# Adds a kernel of generators/<name>_generator.cpp, <op> by default. Dispatch tries kernels in the
+# order of the calls.
 function(pagegrad_add_kernel op)
-    cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM" "PARAMS")
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM;SOURCE" "PARAMS")
+    if(NOT arg_SOURCE)
+        set(arg_SOURCE ${op})
+    endif()
     set(name ${op}_${arg_DTYPE})
     set(params ${arg_PARAMS})
     set(head_dim 0)
@@ -43,8 +48,8 @@ function(pagegrad_add_kernel op)
         list(PREPEND params PARAMS)
     endif()
 
-    pagegrad_add_generator(${op})
-    add_halide_library(${symbol} FROM ${op}.generator GENERATOR ${op} ${params}
+    pagegrad_add_generator(${arg_SOURCE})
+    add_halide_library(${symbol} FROM ${arg_SOURCE}.generator GENERATOR ${op} ${params}
                        USE_RUNTIME pagegrad_halide_runtime
                        TARGETS ${pagegrad_target_${arg_TARGET}}
                        FEATURES user_context no_asserts no_bounds_query large_buffers)
@@ -64,19 +69,55 @@ function(pagegrad_add_kernel op)
         "PAGEGRAD_KERNEL(${op}, ${arg_DTYPE}, ${head_dim}, ${arg_TARGET}, \"${name}\", ${symbol})\n")
 endfunction()
 
-# Best target first, and in a target kernels for one head_dim before those for any.
-foreach(target IN ITEMS avx512 avx2 x86)
-    set(head_dims 64 128 any)
-    if(target STREQUAL "x86")
-        set(head_dims any)
-    endif()
+set(pagegrad_type_f32 float32)
+set(pagegrad_type_bf16 bfloat16)
+set(pagegrad_type_f16 float16)
+
+# Forward and backward with products of packed tiles in <dtype>, for the given head_dims.
+function(pagegrad_add_products target dtype)
     foreach(op IN ITEMS backward forward)
-        foreach(head_dim IN LISTS head_dims)
-            pagegrad_add_kernel(${op} DTYPE f32 HEAD_DIM ${head_dim} TARGET ${target})
+        foreach(head_dim IN LISTS ARGN)
+            pagegrad_add_kernel(${op} DTYPE ${dtype} HEAD_DIM ${head_dim} TARGET ${target}
+                                PARAMS product=${pagegrad_type_${dtype}})
         endforeach()
     endforeach()
-    foreach(op IN ITEMS pack_keys transpose_keys pack_queries forward_finish row_statistics gather
-                       scatter_add backward_dense)
+endfunction()
+
+# What makes tiles for products in <product> from tensors of a dtype.
+function(pagegrad_add_packing target dtype product)
+    foreach(source IN ITEMS pack transpose)
+        foreach(of IN ITEMS keys queries)
+            pagegrad_add_kernel(${source}_${of} SOURCE ${source} DTYPE ${dtype} TARGET ${target}
+                                PARAMS dtype=${pagegrad_type_${dtype}}
+                                       product=${pagegrad_type_${product}})
+        endforeach()
+    endforeach()
+endfunction()
+
+# Best target first, and in a target kernels for one head_dim before those for any.
+pagegrad_add_products(avx512bf16 bf16 64 128 any)
+pagegrad_add_packing(avx512bf16 bf16 bf16)
+foreach(target IN ITEMS avx512 avx2 x86)
+    if(target STREQUAL "x86")
+        pagegrad_add_products(${target} f32 any)
+    else()
+        pagegrad_add_products(${target} f32 64 128 any)
+    endif()
+    # Tensors of 16 bits are widened while they are packed.
+    foreach(dtype IN ITEMS f32 bf16 f16)
+        set(type ${pagegrad_type_${dtype}})
+        pagegrad_add_packing(${target} ${dtype} f32)
+        foreach(op IN ITEMS gather forward_finish)
+            pagegrad_add_kernel(${op} DTYPE ${dtype} TARGET ${target} PARAMS dtype=${type})
+        endforeach()
+        if(NOT dtype STREQUAL "f32")
+            pagegrad_add_kernel(widen SOURCE convert DTYPE ${dtype} TARGET ${target}
+                                PARAMS from=${type})
+            pagegrad_add_kernel(narrow SOURCE convert DTYPE ${dtype} TARGET ${target}
+                                PARAMS to=${type})
+        endif()
+    endforeach()
+    foreach(op IN ITEMS row_statistics scatter_add backward_dense)
         pagegrad_add_kernel(${op} DTYPE f32 TARGET ${target})
     endforeach()
 endforeach()

@@ -43,6 +43,13 @@ inline Expr probability(const Expr &score, const Expr &scale, const Expr &lse_lo
     return exp2(score * (scale * log2_e) - lse_log2);
 }
 
+/// Scores of the forward, times log2(e). Hidden ones lie so far below lowest_max, where maxima
+/// start, that their exponentials vanish next to one.
+constexpr float lowest_max = -1e29f;
+inline Expr masked_score(const Expr &score, const Expr &scale, const Expr &sees) {
+    return Halide::select(sees, score * (scale * log2_e), -1e30f);
+}
+
 /// dS = P (dP - delta), without the score scale, which commutes with the products that follow. Zero
 /// where P is: hidden keys need no second mask.
 inline Expr score_gradient(const Expr &p, const Expr &dp, const Expr &delta) {

@@ -1,5 +1,6 @@
 /// The end of the forward: output rows and their LSE from the state of the online softmax.
 #include "attention_algebra.h"
+#include "dtypes.h"
 #include "paging.h"
 
 namespace pagegrad {
@@ -9,24 +10,32 @@ using namespace Halide;
 
 class ForwardFinish : public Generator<ForwardFinish> {
 public:
+    GeneratorParam<Type> dtype{"dtype", Float(32)};
+
     // Indices innermost first. The caller owns everything.
     Input<Buffer<float, 2>> acc{"acc"};          // d, row: see forward
     Input<Buffer<float, 1>> row_max{"row_max"};  // row, times log2(e)
     Input<Buffer<float, 1>> row_sum{"row_sum"};  // row
     Input<Buffer<int32_t, 2>> rows{"rows"};      // field, row
-    Output<Buffer<float, 4>> out{"out"};         // d, head, token, batch: the rows listed
+    Output<Buffer<void, 4>> out{"out"};          // d, head, token, batch: the rows listed
     Output<Buffer<float, 3>> lse{"lse"};         // head, token, batch: the rows listed
+
+    void configure() {
+        out.set_type(dtype);
+    }
 
     void generate() {
         RDom x(0, rows.dim(1).extent(), "x"), y(0, rows.dim(1).extent(), "y");
-        inverse_sum(r) = select(row_sum(r) > 0.0f, 1.0f / row_sum(r), 0.0f);
+        // The largest score alone makes the sum at least 1.
+        const auto sees_keys = [&](const Expr &row) { return row_sum(row) >= 0.5f; };
+        inverse_sum(r) = select(sees_keys(r), 1.0f / row_sum(r), 0.0f);
         const QueryRow to(rows, out, x), lse_to(rows, out, y);
-        out(d, h, t, b) = undef<float>();
-        out(d, to.head, to.token, to.batch) = acc(d, x) * inverse_sum(x);
+        out(d, h, t, b) = undef(dtype);
+        out(d, to.head, to.token, to.batch) = to_dtype(acc(d, x) * inverse_sum(x), dtype);
         const Expr minus_infinity = reinterpret<float>(Expr(int32_t(0xff800000)));
         lse(h, t, b) = undef<float>();
-        lse(lse_to.head, lse_to.token, lse_to.batch) = select(
-            row_sum(y) > 0.0f, row_max(y) * ln_2 + log(max(row_sum(y), 1e-37f)), minus_infinity);
+        lse(lse_to.head, lse_to.token, lse_to.batch) =
+            select(sees_keys(y), row_max(y) * ln_2 + log(row_sum(y)), minus_infinity);
     }
 
     void schedule() {

@@ -11,18 +11,18 @@ struct ForwardFuncs {
     Halide::Var d{"d"}, c{"c"}, r{"r"}, qt{"qt"}, ci{"ci"}, cb{"cb"}, ri{"ri"}, rb{"rb"}, i{"i"},
         ib{"ib"};
 
-    Halide::Func pool_block{"pool_block"}, pool_slot{"pool_slot"};  ///< of a key
-    Halide::Func Kt{"Kt"}, V{"V"};  ///< packed keys, transposed, and values
-    Halide::Func Q{"Q"};            ///< packed query rows times the score scale
     Halide::Func key_begin{"key_begin"}, key_end{"key_end"};
-    Halide::Func S{"S"}, score{"score"}, P{"P"};
+    Halide::Func block_key_begin{"block_key_begin"}, block_key_end{"block_key_end"};
+    Halide::Func wide_key_begin{"wide_key_begin"}, wide_key_end{"wide_key_end"};
+    Halide::Func depth{"depth"};
+    Halide::Func S{"S"}, score{"score"}, P{"P"}, P_keys{"P_keys"};  ///< P_keys: as words
     Halide::Func tile_max{"tile_max"}, new_max{"new_max"}, rescale{"rescale"};
     Halide::Func tile_sum{"tile_sum"}, new_sum{"new_sum"};
     Halide::Func O_block{"O_block"};
     Halide::Func acc{"acc"}, state{"state"};
 
     Halide::RDom sum, state_sum;  ///< row in a register block, block, query tile
-    Halide::RDom over_d, over_keys;
+    Halide::RDom over_d, over_keys, over_words;
 };
 
 }  // namespace pagegrad

@@ -8,10 +8,17 @@ using namespace Halide;
 
 class Gather : public Generator<Gather> {
 public:
+    GeneratorParam<Type> dtype{"dtype", Float(32)};
+
     // Indices innermost first. The caller owns everything.
-    Input<Buffer<float, 4>> pool{"pool"};        // d, KV head, slot, block
+    Input<Buffer<void, 4>> pool{"pool"};         // d, KV head, slot, block
     Input<Buffer<int32_t, 1>> blocks{"blocks"};  // pool blocks in order
-    Output<Buffer<float, 3>> dense{"dense"};     // d, KV head, key
+    Output<Buffer<void, 3>> dense{"dense"};      // d, KV head, key
+
+    void configure() {
+        pool.set_type(dtype);
+        dense.set_type(dtype);
+    }
 
     void generate() {
         const PoolRow row = clamp_to_pool(find_in_pool(blocks, pool, 0, key), pool);

@@ -34,33 +34,6 @@ inline Expr in_head(const Expr &value, const Expr &d, const Expr &head_dim) {
     return Halide::select(d < head_dim, value, 0.0f);
 }
 
-/// Keys of a tile, read from a pool of any dtype as float32. Those past the end repeat the last
-/// one, columns past head_dim are zero.
-class TileKeys {
-public:
-    template<typename Blocks, typename Pool>
-    TileKeys(const Blocks &blocks, const Pool &pool, const Expr &first_slot, const Expr &num_keys) {
-        const PoolRow row = find_in_pool(blocks, pool, first_slot, Halide::min(key, num_keys - 1));
-        block(key) = row.block;
-        slot(key) = row.slot;
-        for (Halide::Func index : {block, slot}) {
-            index.compute_root();
-        }
-    }
-
-    template<typename Pool>
-    Expr operator()(const Pool &pool, const Expr &d, const Expr &kv_head, const Expr &at) const {
-        const PoolRow row = clamp_to_pool({block(at), slot(at)}, pool);
-        const Expr D = pool.dim(0).extent();
-        const Expr value = pool(Halide::min(d, D - 1), kv_head, row.slot, row.block);
-        return in_head(Halide::cast<float>(value), d, D);
-    }
-
-private:
-    Halide::Var key{"key"};
-    Halide::Func block{"pool_block"}, slot{"pool_slot"};
-};
-
 /// Fields of a packed query row, in the order of struct QueryRow in runtime/src/rows.h.
 enum RowField { row_token, row_batch, row_head, row_key_begin, row_key_end, row_fields };
 

@@ -41,11 +41,8 @@ private:
     /// instructions. Numbers that came from bfloat16 stay what they are.
     static Expr pair(const Expr &low, const Expr &high) {
         using namespace Halide;
-        const auto rounded = [](const Expr &x) {
-            return reinterpret<uint32_t>(x) + cast<uint32_t>(0x8000);
-        };
-        return reinterpret<int32_t>((rounded(low) >> 16) |
-                                    (rounded(high) & cast<uint32_t>(Expr(0xffff0000u))));
+        const auto rounded = [](const Expr &x) { return reinterpret<uint32_t>(x) + 0x8000; };
+        return reinterpret<int32_t>((rounded(low) >> 16) | (rounded(high) & ~Expr(0xffffu)));
     }
 
     bool paired;

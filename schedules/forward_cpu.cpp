@@ -5,10 +5,10 @@ namespace pagegrad {
 using namespace Halide;
 
 void schedule_forward_cpu(ForwardFuncs &f, const ForwardCpuSchedule &schedule) {
-    const int NR = schedule.registers.columns;
-    const int V = schedule.registers.vector;
-    Var column("column"), block_c("block_c");
-    RVar tile = f.sum[2];
+    const RegisterTile &registers = schedule.registers;
+    const int NR = registers.columns, V = registers.vector;
+    Var column("column"), group("group"), lane("lane");
+    const RVar tile = f.sum[2];
 
     f.acc.update()
         .split(f.d, f.d, column, NR, TailStrategy::GuardWithIf)
@@ -20,32 +20,58 @@ void schedule_forward_cpu(ForwardFuncs &f, const ForwardCpuSchedule &schedule) {
     f.state.update().compute_with(f.acc.update(), tile);
 
     f.O_block.compute_at(f.acc, f.sum[1]);
-    schedule_product(f.O_block, f.d, f.i, f.over_keys, {f.ib}, schedule.registers);
-    for (Func elements : {f.score, f.P}) {
-        elements.compute_at(f.acc, tile);
-        schedule_elements(elements, f.c, f.r, schedule.kv_tile, schedule.query_tile,
-                          schedule.registers);
-    }
-    f.S.compute_at(f.score, f.r).bound_extent(f.cb, 1).bound_extent(f.rb, 1);
-    schedule_product(f.S, f.ci, f.ri, f.over_d, {f.cb, f.rb}, schedule.registers);
+    schedule_product(f.O_block, f.d, f.i, f.over_words, {f.ib}, registers);
+    f.score.compute_at(f.acc, tile);
+    schedule_elements(f.score, f.r, f.c, schedule.query_tile, schedule.kv_tile, registers);
+    f.S.compute_at(f.score, f.c).bound_extent(f.rb, 1).bound_extent(f.cb, 1);
+    schedule_product(f.S, f.ri, f.ci, f.over_d, {f.rb, f.cb}, registers);
 
-    // Sums and maxima over the keys of a row: by lanes first, then over the lanes.
-    for (Func row : {f.tile_max, f.tile_sum}) {
-        RVar outer("outer"), lane("lane");
-        Var u("u");
-        Func lanes = row.update().split(f.over_keys.x, outer, lane, V).rfactor(lane, u);
-        lanes.compute_at(row, f.r).vectorize(u, V).update().vectorize(u, V);
-        row.compute_at(f.acc, tile).update().atomic().vectorize(lane, V);
-    }
-    for (Func row : {f.new_max, f.new_sum, f.rescale, f.key_begin, f.key_end}) {
-        row.compute_at(f.acc, tile);
+    f.P.compute_at(f.acc, tile)
+        .bound_storage(f.r, schedule.query_tile)
+        .bound_storage(f.c, schedule.kv_tile)
+        .store_in(MemoryType::Stack)
+        .split(f.r, f.r, lane, NR)
+        .vectorize(lane, V)
+        .unroll(lane);
+    if (schedule.word_depth > 1) {
+        f.P_keys.compute_at(f.acc, tile)
+            .bound_storage(f.r, schedule.query_tile)
+            .bound_storage(f.c, schedule.kv_tile)
+            .store_in(MemoryType::Stack)
+            .vectorize(f.r, V);
     }
 
-    f.Q.compute_at(f.acc, tile).vectorize(f.d, V);
-    f.pool_block.compute_root();
-    f.pool_slot.compute_root();
-    f.V.compute_root().vectorize(f.d, V);
-    f.Kt.compute_root().split(f.c, f.c, block_c, V).reorder(block_c, f.d, f.c).vectorize(block_c);
+    // Maxima and sums of a few vectors of rows at a time, in registers.
+    for (auto [of_keys, of_rows] : {std::pair(f.tile_max, f.new_max), {f.tile_sum, f.new_sum}}) {
+        of_rows.compute_at(f.acc, tile)
+            .bound_storage(f.r, schedule.query_tile)
+            .store_in(MemoryType::Stack)
+            .split(f.r, group, lane, NR)
+            .vectorize(lane, V)
+            .unroll(lane);
+        of_keys.compute_at(of_rows, group).bound_extent(f.r, NR).vectorize(f.r, V).unroll(f.r);
+        of_keys.update().reorder(f.r, f.over_keys.x).vectorize(f.r, V).unroll(f.r);
+    }
+    for (Func row : {f.rescale, f.key_begin, f.key_end}) {
+        row.compute_at(f.acc, tile)
+            .bound_storage(f.r, schedule.query_tile)
+            .store_in(MemoryType::Stack)
+            .vectorize(f.r, V);
+    }
+    for (Func block : {f.block_key_begin, f.block_key_end}) {
+        block.compute_at(f.acc, tile)
+            .bound_storage(f.ib, schedule.query_tile / registers.rows)
+            .store_in(MemoryType::Stack);
+    }
+    for (Func block : {f.wide_key_begin, f.wide_key_end}) {
+        block.compute_at(f.acc, tile)
+            .bound_storage(f.rb, schedule.query_tile / NR)
+            .store_in(MemoryType::Stack);
+    }
+    f.depth.compute_at(f.acc, tile)
+        .bound_storage(f.rb, schedule.query_tile / NR)
+        .bound_storage(f.cb, schedule.kv_tile / registers.rows)
+        .store_in(MemoryType::Stack);
 }
 
 }  // namespace pagegrad

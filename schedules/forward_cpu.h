@@ -9,10 +9,12 @@ namespace pagegrad {
 /// What the schedule may choose.
 struct ForwardCpuSchedule {
     RegisterTile registers;
+    int word_depth;       ///< numbers in a word of an operand, see generators/products.h
     int query_tile = 64;  ///< largest; the scores of a tile stay in the L1 cache
-    int kv_tile = 64;     ///< keys of a step
+    int kv_tile = 128;    ///< keys of a step
 
-    explicit ForwardCpuSchedule(const Halide::Target &target) : registers(register_tile(target)) {
+    ForwardCpuSchedule(const Halide::Target &target, int word_depth)
+        : registers(register_tile(target)), word_depth(word_depth) {
     }
 };
 

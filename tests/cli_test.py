@@ -304,11 +304,6 @@ class RefusalTest(ProgramTest):
     def test_table_without_lengths(self):
         self.refused(self.paged([[0]]), message="--kv-lens: missing")
 
-    def test_unsupported_types(self):
-        for dtype in ("bf16", "f16"):
-            with self.subTest(dtype):
-                self.refused(self.packed(4, 4), f"--dtype={dtype}", status=1, message="dtype")
-
     def test_no_such_kernel(self):
         results = self.folder / "results"
         self.refused(self.packed(4, 4), "--kernel=abacus", message="abacus")

@@ -16,16 +16,17 @@ std::vector<pagegrad_kernel_info> kernel_list() {
     return list;
 }
 
-pagegrad_kernel_info choose(const std::string &operation, int head_dim, const char *kernel) {
+pagegrad_kernel_info choose(const std::string &operation, int head_dim, pagegrad_dtype dtype,
+                            const char *kernel) {
     const Problem problem = make_problem(Geometry({1}).dim(head_dim));
     const PagedCall call(problem);
     pagegrad_execution execution = call.execution;
     execution.kernel = kernel;
     const char *name = "";
     pagegrad_error error{};
-    EXPECT_EQ(pagegrad_choose_kernel(call.plan(), operation.c_str(), PAGEGRAD_FLOAT32, &execution,
-                                     &name, &error),
-              PAGEGRAD_OK)
+    EXPECT_EQ(
+        pagegrad_choose_kernel(call.plan(), operation.c_str(), dtype, &execution, &name, &error),
+        PAGEGRAD_OK)
         << error.message;
     for (const pagegrad_kernel_info &info : kernel_list()) {
         if (std::string(info.name) == name) {
@@ -53,37 +54,65 @@ TEST(Dispatch, every_pass_has_a_kernel_for_any_head_dim) {
 TEST(Dispatch, chooses_fused_kernels_that_fit) {
     for (const char *operation : {"forward", "backward"}) {
         for (const int head_dim : {1, 64, 72, 128, 512}) {
-            const pagegrad_kernel_info chosen = choose(operation, head_dim, nullptr);
-            EXPECT_STREQ(chosen.operation, operation);
-            EXPECT_TRUE(chosen.available);
-            EXPECT_TRUE(chosen.head_dim == 0 || chosen.head_dim == head_dim) << chosen.name;
+            for (const KernelChoice &kernel : kernels({operation}, head_dim)) {
+                const pagegrad_kernel_info chosen =
+                    choose(operation, head_dim, kernel.dtype, nullptr);
+                EXPECT_STREQ(chosen.operation, operation);
+                EXPECT_TRUE(serves(chosen, kernel.dtype)) << chosen.name;
+                EXPECT_TRUE(chosen.available);
+                EXPECT_TRUE(chosen.head_dim == 0 || chosen.head_dim == head_dim) << chosen.name;
+            }
         }
     }
 }
 
 TEST(Dispatch, obeys_full_names) {
-    for (const std::string &name : kernels({"backward", "backward_dense"}, 64)) {
-        EXPECT_EQ(choose("backward", 64, name.c_str()).name, name);
+    for (const KernelChoice &kernel : kernels({"backward", "backward_dense"}, 64)) {
+        EXPECT_EQ(choose("backward", 64, kernel.dtype, kernel.name.c_str()).name, kernel.name);
     }
 }
 
 TEST(Dispatch, obeys_parts_of_names) {
-    EXPECT_STREQ(choose("backward", 64, "materialised").operation, "backward_dense");
+    EXPECT_STREQ(choose("backward", 64, PAGEGRAD_FLOAT32, "materialised").operation,
+                 "backward_dense");
     for (const pagegrad_kernel_info &info : kernel_list()) {
-        if (info.available) {
-            EXPECT_STREQ(choose("backward", 64, info.target).target, info.target);
+        if (info.available && info.operation == std::string("backward")) {
+            const int head_dim = info.head_dim == 0 ? 511 : info.head_dim;
+            const auto dtype = static_cast<pagegrad_dtype>(info.dtype);
+            EXPECT_STREQ(choose("backward", head_dim, dtype, info.target).target, info.target);
         }
     }
 }
 
 TEST(Dispatch, refuses_kernels_of_another_head_dim) {
-    const Problem problem = make_problem(Geometry({1}).dim(72));
     for (const pagegrad_kernel_info &info : kernel_list()) {
         if (info.operation == std::string("backward") && info.head_dim != 0) {
+            const Problem problem = make_problem(
+                Geometry({1}).dim(72).stored_as(static_cast<pagegrad_dtype>(info.dtype)));
             Options options;
             options.kernel = info.name;
             PagedCall call(problem, options);
             EXPECT_EQ(call.backward(), PAGEGRAD_INVALID_ARGUMENT) << info.name;
+        }
+    }
+}
+
+TEST(Dispatch, refuses_kernels_of_another_dtype) {
+    for (const pagegrad_kernel_info &kernel : kernel_list()) {
+        const std::string operation = kernel.operation;
+        if (operation != "backward" && operation != "backward_dense") {
+            continue;
+        }
+        for (const pagegrad_dtype dtype : all_dtypes) {
+            if (!serves(kernel, dtype)) {
+                const Problem problem = make_problem(Geometry({1}).dim(64).stored_as(dtype));
+                Options options;
+                options.kernel = kernel.name;
+                PagedCall call(problem, options);
+                EXPECT_EQ(call.backward(), PAGEGRAD_INVALID_ARGUMENT)
+                    << kernel.name << " for " << dtype_name(dtype);
+                EXPECT_STRNE(call.message(), "");
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ protected:
     const Problem &problem = problem_of(GetParam());
     Options options() const {
         Options options;
-        options.kernel = GetParam().kernel;
+        options.kernel = GetParam().kernel.name;
         return options;
     }
 };

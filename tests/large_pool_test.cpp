@@ -1,10 +1,11 @@
 // Blocks that lie gigabytes apart: offsets from the block id on have 64 bits. The memory is
 // reserved, but only the pages of the blocks exist.
 #include "tests/support/problem.h"
+#include "tests/support/rounding.h"
 
 #include <sys/mman.h>
 
-#include <algorithm>
+#include <cstring>
 
 namespace pagegrad::test {
 namespace {
@@ -32,34 +33,35 @@ public:
     /// A view for a pool like `pool`; pools are interleaved.
     pagegrad_tensor view(const pagegrad_tensor &pool) {
         pagegrad_tensor view = pool;
-        view.data = static_cast<float *>(data_) + used_;
+        view.data = static_cast<char *>(data_) + used_;
         view.stride[0] = block_distance;
-        used_ += pool.stride[0];
+        used_ += pool.stride[0] * static_cast<int64_t>(sizeof(float));
         return view;
     }
 
 private:
     std::size_t bytes_;
     void *data_;
-    int64_t used_ = 0;
+    int64_t used_ = 0;  ///< bytes at the start of every block
 };
 
 /// Copies the blocks of one pool to another with contiguous blocks.
 void copy_blocks(const pagegrad_tensor &from, const pagegrad_tensor &to) {
-    const int64_t size = from.shape[1] * from.shape[2] * from.shape[3];
+    const int64_t element = element_size(static_cast<pagegrad_dtype>(from.dtype));
+    const int64_t bytes = from.shape[1] * from.shape[2] * from.shape[3] * element;
     for (int64_t block = 0; block < from.shape[0]; block++) {
-        std::copy_n(static_cast<const float *>(from.data) + block * from.stride[0], size,
-                    static_cast<float *>(to.data) + block * to.stride[0]);
+        std::memcpy(static_cast<char *>(to.data) + block * to.stride[0] * element,
+                    static_cast<const char *>(from.data) + block * from.stride[0] * element, bytes);
     }
 }
 
-class LargePool : public testing::TestWithParam<std::string> {};
+class LargePool : public testing::TestWithParam<KernelChoice> {};
 
 TEST_P(LargePool, offsets_have_64_bits) {
-    const Problem problem =
-        make_problem(Geometry({17, 5}, {33, 20}).dim(64).heads(2, 1).bottom_right());
+    const Problem problem = make_problem(
+        Geometry({17, 5}, {33, 20}).dim(64).heads(2, 1).bottom_right().stored_as(GetParam().dtype));
     Options options;
-    options.kernel = GetParam();
+    options.kernel = GetParam().name;
     options.pool_mode = PAGEGRAD_POOL_ACCUMULATE;
     PagedCall call(problem, options);
     SparseMemory memory(call.pool_blocks());
@@ -77,7 +79,7 @@ TEST_P(LargePool, offsets_have_64_bits) {
     copy_blocks(args.dv_pool, call.dv_pool);
     call.expect_backward();
 
-    if (GetParam().empty()) {
+    if (GetParam().name.empty()) {
         call.forward_args.k_pool = args.k_pool;
         call.forward_args.v_pool = args.v_pool;
         ASSERT_EQ(call.forward(), PAGEGRAD_OK) << call.message();
@@ -88,7 +90,7 @@ TEST_P(LargePool, offsets_have_64_bits) {
 INSTANTIATE_TEST_SUITE_P(, LargePool,
                          testing::ValuesIn(kernels_and_dispatch({"backward", "backward_dense"},
                                                                 64)),
-                         [](const auto &info) { return kernel_label(info.param); });
+                         [](const auto &info) { return label(info.param); });
 
 }  // namespace
 }  // namespace pagegrad::test

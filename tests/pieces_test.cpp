@@ -6,14 +6,14 @@ namespace {
 
 std::vector<std::pair<std::string, Geometry>> geometries() {
     return {
-        {"one_row_blocks", Geometry({5, 0, 31}).dim(8).heads(2, 1).block(1)},
-        {"odd_blocks", Geometry({33, 1, 17}).dim(40).heads(3, 3).block(3)},
-        {"odd_blocks_padded", Geometry({65, 16}).dim(72).heads(7, 7).block(17).padded()},
-        {"large_block", Geometry({127, 15}).dim(1).heads(8, 8).block(544)},
-        {"dim64", Geometry({64, 257}).dim(64).heads(2, 2).block(256).head_major()},
+        {"one_row_blocks", Geometry({5, 0, 31}).dim(8).heads(2, 1).block(1).half()},
+        {"odd_blocks", Geometry({33, 1, 17}).dim(40).heads(3, 3).block(3).half()},
+        {"odd_blocks_padded", Geometry({65, 16}).dim(72).heads(7, 7).block(17).padded().half()},
+        {"large_block", Geometry({127, 15}).dim(1).heads(8, 8).block(544).half()},
+        {"dim64", Geometry({64, 257}).dim(64).heads(2, 2).block(256).head_major().half()},
         {"dim128", Geometry({31, 64, 0}).dim(128).heads(3, 3)},
         {"dim256", Geometry({31, 17}).dim(256).heads(1, 1).padded()},
-        {"prefix", Geometry({65, 70, 127, 64}).dim(64).heads(3, 3).prefix(4)},
+        {"prefix", Geometry({65, 70, 127, 64}).dim(64).heads(3, 3).prefix(4).half()},
         {"block_twice", Geometry({40, 33}).dim(96).heads(2, 1).table({{0, 1, 0}, {1, 1, 2}})},
         {"no_sequences", Geometry(std::vector<int32_t>{}).dim(64)},
     };
@@ -25,7 +25,7 @@ protected:
     const int width = problem.inputs.head_dim;
     Options options(int num_threads, unsigned placement) const {
         Options options;
-        options.kernel = GetParam().kernel;
+        options.kernel = GetParam().kernel.name;
         options.num_threads = num_threads;
         options.placement = placement;
         return options;
@@ -33,7 +33,7 @@ protected:
     GuardedTensor dense_tensor(const PagedCall &call) const {
         const int64_t heads = problem.inputs.num_kv_heads;
         const auto keys = static_cast<int64_t>(call.gathered_rows().size()) / heads;
-        return GuardedTensor({keys, heads, width}, problem.layout);
+        return GuardedTensor({keys, heads, width}, problem.layout, problem.dtypes.inputs);
     }
 };
 
@@ -71,7 +71,7 @@ TEST_P(ScatterAdd, adds_every_row) {
         }
         const std::vector<int64_t> rows = call.gathered_rows();
         for (int64_t at = 0; at < dense.size(); at++) {
-            dense[at] = static_cast<float>(at * 7 % 1000);
+            dense.set(at, static_cast<double>(at * 7 % 1000));
             expected[call.pool_row(rows[at / width]) * width + at % width] += dense[at];
         }
         ASSERT_EQ(call.scatter_add(dense, call.dk_pool), PAGEGRAD_OK) << call.message();
@@ -91,7 +91,7 @@ TEST_P(ScatterAdd, order_is_fixed) {
         PagedCall call(problem, with);
         GuardedTensor dense = dense_tensor(call);
         for (int64_t at = 0; at < dense.size(); at++) {
-            dense[at] = static_cast<float>(at % 89) / 7 * (at % 3 == 0 ? 1e6f : 1);
+            dense.set(at, static_cast<double>(at % 89) / 7 * (at % 3 == 0 ? 1e6 : 1));
         }
         ASSERT_EQ(call.scatter_add(dense, call.dk_pool), PAGEGRAD_OK) << call.message();
         const std::vector<float> got = call.results().dk_pool;
@@ -126,7 +126,7 @@ TEST(Layout, row_indices_match_layout) {
 
     GuardedTensor pool({4, 2, 2, 1}, Layout::Contiguous), dense({6, 2, 1}, Layout::Contiguous);
     for (int64_t row = 0; row < pool.size(); row++) {
-        pool[row] = static_cast<float>(row);
+        pool.set(row, static_cast<double>(row));
     }
     const pagegrad_tensor from = pool, to = dense;
     EXPECT_EQ(pagegrad_gather(plan, &from, &to, nullptr, &error), PAGEGRAD_OK) << error.message;

@@ -1,11 +1,11 @@
 // Attention tensors of a trained model (examples/data/README.md), paged into a shuffled pool where
 // sequences 1 and 3 share the blocks of their common prefix.
 #include "tests/support/problem.h"
-#include "tests/support/tolerance.h"
 #include "tools/npy.h"
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <ostream>
 
 namespace pagegrad::test {
@@ -50,7 +50,9 @@ void page(AttentionInputs &inputs, const std::vector<int32_t> &starts, const std
     }
 }
 
-Problem load_problem(const std::string &layer) {
+/// out and dq are in float32, which is what 16-bit training on such data needs: delta and small
+/// gradients are lost in 16 bits.
+Problem load_problem(const std::string &layer, pagegrad_dtype dtype) {
     AttentionInputs inputs;
     inputs.num_heads = num_heads;
     inputs.num_kv_heads = num_kv_heads;
@@ -66,28 +68,35 @@ Problem load_problem(const std::string &layer) {
     inputs.q = load_doubles(layer + "/q");
     inputs.dout = load_doubles(layer + "/do");
     page(inputs, starts, load_doubles(layer + "/k"), load_doubles(layer + "/v"));
-    return make_problem(std::move(inputs));
+    return make_problem(std::move(inputs), Form::Packed, Layout::Contiguous,
+                        {dtype, PAGEGRAD_FLOAT32, PAGEGRAD_FLOAT32});
 }
 
-const Problem &problem(const std::string &layer) {
-    static const Problem layer01 = load_problem("layer01"), layer18 = load_problem("layer18");
-    return layer == "layer01" ? layer01 : layer18;
+const Problem &problem(const std::string &layer, pagegrad_dtype dtype = PAGEGRAD_FLOAT32) {
+    static std::map<std::pair<std::string, pagegrad_dtype>, Problem> problems;
+    const auto key = std::make_pair(layer, dtype);
+    auto found = problems.find(key);
+    if (found == problems.end()) {
+        found = problems.emplace(key, load_problem(layer, dtype)).first;
+    }
+    return found->second;
 }
 
 struct Case {
-    std::string layer, kernel;
+    std::string layer;
+    KernelChoice kernel;
 };
 
 std::ostream &operator<<(std::ostream &stream, const Case &test) {
-    return stream << test.layer << " with " << kernel_label(test.kernel);
+    return stream << test.layer << " with " << test.kernel;
 }
 
 class RealData : public testing::TestWithParam<Case> {
 protected:
-    const Problem &data = problem(GetParam().layer);
+    const Problem &data = problem(GetParam().layer, GetParam().kernel.dtype);
     Options options() const {
         Options options;
-        options.kernel = GetParam().kernel;
+        options.kernel = GetParam().kernel.name;
         options.num_threads = 0;
         return options;
     }
@@ -96,7 +105,7 @@ protected:
 std::vector<Case> cases(const std::vector<std::string> &operations) {
     std::vector<Case> result;
     for (const char *layer : {"layer01", "layer18"}) {
-        for (const std::string &kernel : kernels_and_dispatch(operations, head_dim)) {
+        for (const KernelChoice &kernel : kernels_and_dispatch(operations, head_dim)) {
             result.push_back({layer, kernel});
         }
     }
@@ -104,7 +113,7 @@ std::vector<Case> cases(const std::vector<std::string> &operations) {
 }
 
 std::string name_of(const testing::TestParamInfo<Case> &info) {
-    return info.param.layer + "__" + kernel_label(info.param.kernel);
+    return info.param.layer + "__" + label(info.param.kernel);
 }
 
 class RealForward : public RealData {};
@@ -123,10 +132,7 @@ TEST_P(RealBackward, matches_reference) {
     PagedCall call(data, options());
     ASSERT_EQ(call.backward(), PAGEGRAD_OK) << call.message();
     call.expect_backward();
-    const Results got = call.results();
-    EXPECT_LE(relative_error(got.dq, data.expected.dq), 1e-5);
-    EXPECT_LE(relative_error(got.dk_pool, data.expected.dk_pool), 1e-5);
-    EXPECT_LE(relative_error(got.dv_pool, data.expected.dv_pool), 1e-5);
+    call.expect_plain_bounds();
 }
 
 INSTANTIATE_TEST_SUITE_P(, RealBackward, testing::ValuesIn(cases({"backward", "backward_dense"})),

@@ -2,6 +2,7 @@
 // What a plan refuses is in plan_test.cpp.
 #include "tests/support/invariance.h"
 #include "tests/support/problem.h"
+#include "tests/support/rounding.h"
 
 #include <cmath>
 #include <functional>
@@ -15,6 +16,7 @@ struct Refusal {
     std::vector<Pass> passes;
     std::function<void(PagedCall &)> spoil;
     std::vector<std::string> message;  ///< parts
+    pagegrad_dtype dtype = PAGEGRAD_FLOAT32;
 };
 
 std::ostream &operator<<(std::ostream &stream, const Refusal &refusal) {
@@ -225,17 +227,70 @@ std::vector<Refusal> execution_refusals() {
     };
 }
 
-std::vector<Refusal> refusals() {
-    std::vector<Refusal> all = common_refusals();
-    for (const auto &more : {output_refusals(), execution_refusals()}) {
-        all.insert(all.end(), more.begin(), more.end());
+/// A tensor of a call with q in `dtype` that has another dtype than it must have.
+template<typename Args>
+Refusal wrong_dtype(pagegrad_dtype dtype, const std::string &argument, Pass pass,
+                    Args PagedCall::*args, pagegrad_tensor Args::*tensor, pagegrad_dtype wrong) {
+    return {std::string(dtype_name(dtype)) + "_with_" + argument + "_" + dtype_name(wrong) +
+                (pass == &PagedCall::forward ? "_forward" : "_backward"),
+            {pass},
+            [args, tensor, wrong](PagedCall &call) { (call.*args.*tensor).dtype = wrong; },
+            {argument + ".dtype is " + std::to_string(wrong)},
+            dtype};
+}
+
+std::vector<Refusal> wrong_dtypes(pagegrad_dtype dtype) {
+    using Forward = pagegrad_forward_args;
+    using Backward = pagegrad_backward_args;
+    std::vector<Refusal> all;
+    for (const pagegrad_dtype wrong : all_dtypes) {
+        const auto refuse_forward = [&](const char *argument, pagegrad_tensor Forward::*tensor) {
+            all.push_back(wrong_dtype(dtype, argument, &PagedCall::forward,
+                                      &PagedCall::forward_args, tensor, wrong));
+        };
+        const auto refuse_backward = [&](const char *argument, pagegrad_tensor Backward::*tensor) {
+            all.push_back(wrong_dtype(dtype, argument, &PagedCall::backward,
+                                      &PagedCall::backward_args, tensor, wrong));
+        };
+        if (wrong != dtype) {
+            refuse_forward("k_pool", &Forward::k_pool);
+            refuse_forward("v_pool", &Forward::v_pool);
+            refuse_backward("dout", &Backward::dout);
+            refuse_backward("k_pool", &Backward::k_pool);
+            refuse_backward("v_pool", &Backward::v_pool);
+        }
+        if (wrong != dtype && wrong != PAGEGRAD_FLOAT32) {
+            refuse_forward("out", &Forward::out);
+            refuse_backward("out", &Backward::out);
+            refuse_backward("dq", &Backward::dq);
+        }
+        if (wrong != PAGEGRAD_FLOAT32) {
+            refuse_forward("lse", &Forward::lse);
+            refuse_backward("lse", &Backward::lse);
+            refuse_backward("dk_pool", &Backward::dk_pool);
+            refuse_backward("dv_pool", &Backward::dv_pool);
+        }
     }
     return all;
 }
 
-const Problem &small_problem() {
-    static const Problem problem = make_problem(Geometry({17, 5}, {33, 5}).dim(64).heads(2, 1));
-    return problem;
+std::vector<Refusal> refusals() {
+    std::vector<Refusal> all = common_refusals();
+    const auto add = [&all](const std::vector<Refusal> &more) {
+        all.insert(all.end(), more.begin(), more.end());
+    };
+    add(output_refusals());
+    add(execution_refusals());
+    for (const KernelChoice &kernel : kernels_and_dispatch({"backward"}, 64)) {
+        if (kernel.name.empty()) {  // once for every dtype
+            add(wrong_dtypes(kernel.dtype));
+        }
+    }
+    return all;
+}
+
+Problem small_problem(pagegrad_dtype dtype = PAGEGRAD_FLOAT32) {
+    return make_problem(Geometry({17, 5}, {33, 5}).dim(64).heads(2, 1).stored_as(dtype));
 }
 
 void expect_parts(const std::string &message, const std::vector<std::string> &parts) {
@@ -247,8 +302,9 @@ void expect_parts(const std::string &message, const std::vector<std::string> &pa
 class Refused : public testing::TestWithParam<Refusal> {};
 
 TEST_P(Refused, with_message_and_outputs_untouched) {
+    const Problem problem = small_problem(GetParam().dtype);
     for (const Pass pass : GetParam().passes) {
-        PagedCall call(small_problem());
+        PagedCall call(problem);
         const auto outputs = [&call] {
             return std::vector{call.out.bits(), call.lse.bits(), call.dq.bits(),
                                call.dk_pool.bits(), call.dv_pool.bits()};
@@ -267,7 +323,8 @@ INSTANTIATE_TEST_SUITE_P(, Refused, testing::ValuesIn(refusals()),
                          [](const auto &info) { return info.param.name; });
 
 TEST(RefusedCalls, null_pointers) {
-    PagedCall call(small_problem());
+    const Problem problem = small_problem();
+    PagedCall call(problem);
     pagegrad_error error{};
     std::size_t bytes = 0;
     const pagegrad_tensor tensor = call.k_pool;
@@ -293,8 +350,28 @@ TEST(RefusedCalls, null_pointers) {
     EXPECT_EQ(pagegrad_forward(nullptr, nullptr, nullptr, nullptr), PAGEGRAD_INVALID_ARGUMENT);
 }
 
+TEST(RefusedCalls, pieces_with_other_dtypes) {
+    const Problem problem = small_problem();
+    PagedCall call(problem);
+    for (const pagegrad_dtype dtype : {PAGEGRAD_BFLOAT16, PAGEGRAD_FLOAT16}) {
+        GuardedTensor dense({38, 1, 64}, Layout::Contiguous);
+        const auto before = dense.bits(), pool_before = call.dk_pool.bits();
+        pagegrad_tensor narrow_dense = dense, narrow_pool = call.dk_pool;
+        narrow_dense.dtype = narrow_pool.dtype = dtype;
+        EXPECT_EQ(call.gather(call.k_pool, narrow_dense), PAGEGRAD_INVALID_ARGUMENT);
+        expect_parts(call.message(), {"dense.dtype is " + std::to_string(dtype)});
+        EXPECT_EQ(call.scatter_add(narrow_dense, call.dk_pool), PAGEGRAD_INVALID_ARGUMENT);
+        expect_parts(call.message(), {"dense.dtype is " + std::to_string(dtype)});
+        EXPECT_EQ(call.scatter_add(dense, narrow_pool), PAGEGRAD_INVALID_ARGUMENT);
+        expect_parts(call.message(), {"pool.dtype is " + std::to_string(dtype)});
+        EXPECT_EQ(dense.bits(), before);
+        EXPECT_EQ(call.dk_pool.bits(), pool_before);
+    }
+}
+
 TEST(RefusedCalls, pieces_with_other_shapes) {
-    PagedCall call(small_problem());
+    const Problem problem = small_problem();
+    PagedCall call(problem);
     GuardedTensor dense({38, 1, 64}, Layout::Contiguous), few({37, 1, 64}, Layout::Contiguous);
     const auto before = few.bits();
     EXPECT_EQ(call.gather(call.k_pool, few), PAGEGRAD_INVALID_ARGUMENT);
@@ -320,7 +397,8 @@ TEST(RefusedCalls, batched_tensors_shorter_than_a_sequence) {
 }
 
 TEST(RefusedCalls, unknown_kernels_and_operations) {
-    PagedCall call(small_problem());
+    const Problem problem = small_problem();
+    PagedCall call(problem);
     pagegrad_error error{};
     pagegrad_kernel_info info{};
     EXPECT_EQ(pagegrad_get_kernel_info(0, &info, &error), PAGEGRAD_INVALID_ARGUMENT);

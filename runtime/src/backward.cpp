@@ -1,6 +1,7 @@
 /// The backward on the CPU: row statistics, then fused tiles or, as the reference schedule,
 /// materialised matrices.
 #include "execute.h"
+#include "packing.h"
 #include "rows.h"
 #include "status.h"
 #include "tiles.h"
@@ -20,22 +21,47 @@ int32_t tile_keys(const pagegrad_plan &plan) {
     return plan.head_dim <= 128 ? 256 : plan.head_dim <= 256 ? 128 : 64;
 }
 
+/// Tokens of a task that computes statistics or converts dq.
+constexpr int64_t tokens_per_task = 16;
+
+/// Runs `work(thread, slice)` for slices of the tokens; slice(tensor) is that part of a tensor.
+template<typename Work>
+void for_each_slice(const BackwardCall &call, const QueryLayout &layout, const Work &work) {
+    const int64_t tasks_per_batch = (layout.tokens + tokens_per_task - 1) / tokens_per_task;
+    call.threads.for_each(tasks_per_batch * layout.batches, [&](int thread, int64_t task) {
+        const int64_t batch = task / tasks_per_batch;
+        const int64_t first = task % tasks_per_batch * tokens_per_task;
+        const Range tokens{first, std::min(first + tokens_per_task, layout.tokens)};
+        work(thread, [&](const pagegrad_tensor &tensor) {
+            return token_slice(tensor, layout.batched, batch, tokens);
+        });
+    });
+}
+
 /// LSE and delta of all query rows, [batch][token][head].
 struct RowStatistics {
     float *lse, *lse_log2, *delta;
+    /// dout and out of a task as float32, for each thread, if they are not.
+    std::vector<float *> dout, out;
 
     RowStatistics(const BackwardCall &call, const QueryLayout &layout, Carver &carver) {
         const int64_t rows = layout.rows(call.plan);
         lse = present(call.args.lse) ? nullptr : carver.take<float>(rows);
         lse_log2 = carver.take<float>(rows);
         delta = carver.take<float>(rows);
+        const int64_t elements = tokens_per_task * call.plan.num_heads * call.plan.head_dim;
+        for (int thread = 0; thread < call.threads.count() && call.dtype != PAGEGRAD_FLOAT32;
+             thread++) {
+            dout.push_back(carver.take<float>(elements));
+            out.push_back(carver.take<float>(elements));
+        }
     }
 };
 
 /// The forward that gives the LSE when the caller has none.
 ForwardCall lse_forward(const BackwardCall &call, const pagegrad_forward_args &args) {
-    return {call.plan, args, call.threads,
-            companion(call.kernel, Operation::forward, call.plan.head_dim)};
+    return {call.plan, args, call.threads, call.dtype,
+            companion(call.kernel, Operation::forward, call.kernel.dtype, call.plan.head_dim)};
 }
 
 pagegrad_forward_args lse_forward_args(const BackwardCall &call, const RowStatistics &statistics,
@@ -54,25 +80,40 @@ pagegrad_forward_args lse_forward_args(const BackwardCall &call, const RowStatis
 void compute_statistics(const BackwardCall &call, const QueryLayout &layout,
                         const RowStatistics &statistics, KernelStatus &status) {
     const pagegrad_backward_args &args = call.args;
-    auto *kernel = companion(call.kernel, Operation::row_statistics).as<RowStatisticsKernel>();
+    auto *kernel = companion(call.kernel, Operation::row_statistics, PAGEGRAD_FLOAT32)
+                       .as<RowStatisticsKernel>();
     const bool has_dlse = present(args.dlse);
     const pagegrad_tensor lse = statistics.lse ? row_tensor(statistics.lse, args.q) : args.lse;
     const pagegrad_tensor &dlse = has_dlse ? args.dlse : lse;
-
-    constexpr int64_t tokens_per_task = 64;
-    const int64_t tasks_per_batch = (layout.tokens + tokens_per_task - 1) / tokens_per_task;
-    call.threads.for_each(tasks_per_batch * layout.batches, [&](int, int64_t task) {
-        const int64_t batch = task / tasks_per_batch;
-        const int64_t first = task % tasks_per_batch * tokens_per_task;
-        const Range tokens{first, std::min(first + tokens_per_task, layout.tokens)};
-        const auto part = [&](pagegrad_tensor tensor) {
-            return token_slice(tensor, layout.batched, batch, tokens);
-        };
+    for_each_slice(call, layout, [&](int thread, const auto &slice) {
         KernelArena arena;
-        status.record(kernel(&arena, query_buffer(part(args.dout)), query_buffer(part(args.out)),
-                             row_buffer(part(lse)), row_buffer(part(dlse)), has_dlse,
-                             row_buffer(part(row_tensor(statistics.lse_log2, args.q))),
-                             row_buffer(part(row_tensor(statistics.delta, args.q)))));
+        const auto as_float = [&](const pagegrad_tensor &tensor,
+                                  const std::vector<float *> &memory) {
+            if (tensor.dtype == PAGEGRAD_FLOAT32) {
+                return slice(tensor);
+            }
+            const pagegrad_tensor narrow = slice(tensor);
+            const pagegrad_tensor wide = contiguous_like(narrow, narrow.rank, memory[thread]);
+            auto *widen =
+                companion(call.kernel, Operation::widen, call.dtype).template as<ConvertKernel>();
+            status.record(widen(&arena, query_buffer(narrow), query_buffer(wide)));
+            return wide;
+        };
+        status.record(kernel(&arena, query_buffer(as_float(args.dout, statistics.dout)),
+                             query_buffer(as_float(args.out, statistics.out)),
+                             row_buffer(slice(lse)), row_buffer(slice(dlse)), has_dlse,
+                             row_buffer(slice(row_tensor(statistics.lse_log2, args.q))),
+                             row_buffer(slice(row_tensor(statistics.delta, args.q)))));
+    });
+}
+
+/// dq of 16 bits from its sums in float32.
+void round_dq(const BackwardCall &call, const QueryLayout &layout, const pagegrad_tensor &sums,
+              KernelStatus &status) {
+    auto *narrow = companion(call.kernel, Operation::narrow, call.dtype).as<ConvertKernel>();
+    for_each_slice(call, layout, [&](int, const auto &slice) {
+        KernelArena arena;
+        status.record(narrow(&arena, query_buffer(slice(sums)), query_buffer(slice(call.args.dq))));
     });
 }
 
@@ -82,38 +123,32 @@ struct PendingChunk {
     int64_t number;
 };
 
-/// Packed operands of one thread, as words (see generators/products.h).
-struct PackedTiles {
-    float *q, *q_pairs, *dout, *dout_pairs;  ///< of a tile of query rows
-    float *k, *v, *k_pairs;                  ///< of a tile of keys
-
-    PackedTiles(const pagegrad_plan &plan, Carver &carver) {
-        const int64_t columns = padded_head_dim(plan);
-        for (float **operand : {&q, &q_pairs, &dout, &dout_pairs}) {
-            *operand = carver.take<float>(max_query_tile * columns);
-        }
-        for (float **operand : {&k, &v, &k_pairs}) {
-            *operand = carver.take<float>((tile_keys(plan) + max_kv_tile) * columns);
-        }
-    }
-};
-
 /// Memory of one thread of the fused backward.
 struct TileScratch {
     QueryRow *rows;
     PendingChunk *chunks;  ///< at most one per row, and all of a sequence that uses a run again
-    PackedTiles packed;
+    Operand q, dout;       ///< of a tile of query rows
+    Operand k;             ///< of a tile of keys
+    int32_t *k_transposed, *v_transposed;
     float *dk, *dv;  ///< [key][d], gradients of the tile
     char *arena;
 
-    TileScratch(const pagegrad_plan &plan, int64_t row_capacity, Carver &carver)
+    TileScratch(const pagegrad_plan &plan, const Packing &packing, int64_t row_capacity,
+                Carver &carver)
         : rows(carver.take<QueryRow>(row_capacity)),
           chunks(carver.take<PendingChunk>(row_capacity + plan.max_query_length)),
-          packed(plan, carver) {
-        const int64_t elements = tile_keys(plan) * padded_head_dim(plan);
-        dk = carver.take<float>(elements);
-        dv = carver.take<float>(elements);
-        arena = carver.take<char>(arena_bytes);
+          q(packing.take(carver, max_query_tile)), dout(packing.take(carver, max_query_tile)),
+          k(packing.take(carver, max_keys(plan))),
+          k_transposed(carver.take<int32_t>(max_keys(plan) * packing.words)),
+          v_transposed(carver.take<int32_t>(max_keys(plan) * packing.words)),
+          dk(carver.take<float>(max_keys(plan) * packing.columns)),
+          dv(carver.take<float>(max_keys(plan) * packing.columns)),
+          arena(carver.take<char>(arena_bytes)) {
+    }
+
+    /// Keys of a tile, rounded up to whole inner tiles.
+    static int64_t max_keys(const pagegrad_plan &plan) {
+        return tile_keys(plan) + max_kv_tile;
     }
 };
 
@@ -121,7 +156,9 @@ struct TileScratch {
 struct FusedBackward {
     const BackwardCall &call;
     const QueryLayout layout;
+    const Packing packing;
     RowStatistics statistics;
+    pagegrad_tensor dq;  ///< sums in float32: the caller's tensor, or of the workspace
     TileList tiles;
     ChunkProgress progress;
     /// Rows of a kernel call. One thread has nobody to hand finished chunks to and takes more at
@@ -130,11 +167,16 @@ struct FusedBackward {
     std::vector<TileScratch> scratch;
 
     FusedBackward(const BackwardCall &call, const QueryLayout &layout, Carver &carver)
-        : call(call), layout(layout), statistics(call, layout, carver),
+        : call(call), layout(layout), packing(call.plan, call.kernel, call.dtype),
+          statistics(call, layout, carver), dq(call.args.dq),
           tiles(call.plan, tile_keys(call.plan), carver), progress(call.plan, tiles, carver),
           row_capacity(ChunkProgress::chunk_rows * (call.threads.count() == 1 ? 4 : 1)) {
+        if (dq.dtype != PAGEGRAD_FLOAT32) {
+            dq = contiguous_like(dq, dq.rank,
+                                 carver.take<float>(layout.rows(call.plan) * call.plan.head_dim));
+        }
         for (int thread = 0; thread < call.threads.count(); thread++) {
-            scratch.emplace_back(call.plan, row_capacity, carver);
+            scratch.emplace_back(call.plan, packing, row_capacity, carver);
         }
     }
 };
@@ -145,7 +187,9 @@ public:
     TileTask(const FusedBackward &shared, const KeyTile &tile, const TileScratch &scratch,
              KernelStatus &status)
         : shared(shared), plan(shared.call.plan), tile(tile), run(plan.runs[tile.run]),
-          scratch(scratch), status(status) {
+          keys(find_blocks(plan, run, tile.keys)), first_key(static_cast<int32_t>(tile.keys.begin)),
+          kv_tile(round_up(even_tile(keys.num_keys, max_kv_tile), 32)),
+          rows(round_up(keys.num_keys, kv_tile)), scratch(scratch), status(status) {
     }
 
     void execute() {
@@ -259,37 +303,16 @@ private:
 
     /// Packs the keys and values, and clears their gradients.
     void begin_tile() {
-        const size_t bytes = tile.keys.size() * padded_head_dim(plan) * sizeof(float);
+        const size_t bytes = tile.keys.size() * shared.packing.columns * sizeof(float);
         std::memset(scratch.dk, 0, bytes);
         std::memset(scratch.dv, 0, bytes);
-        const pagegrad_backward_args &args = shared.call.args;
-        const KeyBlocks at = find_blocks(plan, run, tile.keys);
-        const auto pack = [&](Operation operation, const pagegrad_tensor &pool,
-                              const KernelBuffer &packed) {
-            KernelArena arena(scratch.arena, arena_bytes);
-            status.record(companion(shared.call.kernel, operation)
-                              .as<PackKeysKernel>()(&arena, pool_buffer(pool), at.blocks,
-                                                    at.first_slot, num_keys(), tile.kv_head,
-                                                    packed));
-        };
-        pack(Operation::pack_keys, args.k_pool, key_pairs());
-        pack(Operation::transpose_keys, args.k_pool, transposed_keys(scratch.packed.k));
-        pack(Operation::transpose_keys, args.v_pool, transposed_keys(scratch.packed.v));
-    }
-
-    int32_t num_keys() const {
-        return static_cast<int32_t>(tile.keys.size());
-    }
-    int32_t kv_tile() const {
-        return round_up(even_tile(num_keys(), max_kv_tile), 32);
-    }
-    KernelBuffer transposed_keys(float *words) const {
-        const int64_t keys = round_up(num_keys(), kv_tile());
-        return {words, {{keys, 1}, {padded_head_dim(plan), keys}}};
-    }
-    KernelBuffer key_pairs() const {
-        const int64_t keys = round_up(num_keys(), kv_tile()), columns = padded_head_dim(plan);
-        return {scratch.packed.k_pairs, {{columns, 1}, {keys, columns}}};
+        const pagegrad_tensor &k = shared.call.args.k_pool, &v = shared.call.args.v_pool;
+        KernelArena arena(scratch.arena, arena_bytes);
+        status.record(shared.packing.pack_keys(arena, k, keys, tile.kv_head, scratch.k, rows));
+        status.record(shared.packing.transpose_keys(arena, k, keys, tile.kv_head,
+                                                    scratch.k_transposed, rows));
+        status.record(shared.packing.transpose_keys(arena, v, keys, tile.kv_head,
+                                                    scratch.v_transposed, rows));
     }
 
     /// Computes with rows of the list.
@@ -308,8 +331,8 @@ private:
     /// Rows of the list lie anywhere, which no hardware predicts: fetches those of the next tile
     /// into the L2 cache while this one is computed.
     void prefetch(int32_t begin, int32_t end) const {
-        const pagegrad_backward_args &args = shared.call.args;
-        for (const pagegrad_tensor *tensor : {&args.q, &args.dout, &args.dq}) {
+        for (const pagegrad_tensor *tensor :
+             {&shared.call.args.q, &shared.call.args.dout, &shared.dq}) {
             for (int32_t row = begin; row < end; row++) {
                 prefetch_row(*tensor, scratch.rows[row]);
             }
@@ -317,54 +340,48 @@ private:
     }
 
     void compute_tile(int32_t begin, int32_t end) {
-        Range seen{num_keys(), 0};
+        Range seen{keys.num_keys, 0};
         for (int32_t row = begin; row < end; row++) {
-            seen.begin = std::min<int64_t>(seen.begin, scratch.rows[row].key_begin - first_key());
-            seen.end = std::max<int64_t>(seen.end, scratch.rows[row].key_end - first_key());
+            seen.begin = std::min<int64_t>(seen.begin, scratch.rows[row].key_begin - first_key);
+            seen.end = std::max<int64_t>(seen.end, scratch.rows[row].key_end - first_key);
         }
-        const auto first_kv_tile =
-            static_cast<int32_t>(std::max<int64_t>(seen.begin, 0) / kv_tile());
-        const auto end_kv_tile = static_cast<int32_t>(
-            (std::min<int64_t>(seen.end, num_keys()) + kv_tile() - 1) / kv_tile());
-        if (first_kv_tile >= end_kv_tile) {
+        const int64_t first_tile = std::max<int64_t>(seen.begin, 0) / kv_tile;
+        const int64_t end_tile =
+            (std::min<int64_t>(seen.end, keys.num_keys) + kv_tile - 1) / kv_tile;
+        if (first_tile >= end_tile) {
             return;
         }
         const BackwardCall &call = shared.call;
-        const int64_t columns = padded_head_dim(plan), padded_rows = round_up(end - begin, 8);
-        const KernelBuffer rows(&scratch.rows[begin].token,
+        const Packing &packing = shared.packing;
+        const int64_t query_rows = round_up(end - begin, 8);
+        const KernelBuffer list(&scratch.rows[begin].token,
                                 {{query_row_fields, 1}, {end - begin, query_row_fields}});
-        const auto packed = [&](float *words) {
-            return KernelBuffer(words, {{columns, 1}, {padded_rows, columns}});
-        };
         KernelArena arena(scratch.arena, arena_bytes);
-        const PackedTiles &tiles = scratch.packed;
-        const KernelBuffer q = packed(tiles.q), dout = packed(tiles.dout);
-        auto *pack = companion(call.kernel, Operation::pack_queries).as<PackQueriesKernel>();
-        status.record(pack(&arena, query_buffer(call.args.q), rows, q));
-        status.record(pack(&arena, query_buffer(call.args.dout), rows, dout));
+        status.record(packing.pack_queries(arena, call.args.q, list, scratch.q, query_rows));
+        status.record(packing.pack_queries(arena, call.args.dout, list, scratch.dout, query_rows));
+        const auto gradient = [&](const float *data) {
+            return KernelBuffer(data, {{packing.columns, 1}, {keys.num_keys, packing.columns}});
+        };
         status.record(call.kernel.as<BackwardKernel>()(
-            &arena, q, q, dout, dout, transposed_keys(tiles.k), transposed_keys(tiles.v),
-            key_pairs(), row_buffer(row_tensor(shared.statistics.lse_log2, call.args.q)),
-            row_buffer(row_tensor(shared.statistics.delta, call.args.q)), rows, first_key(),
-            first_key() + num_keys(), first_kv_tile, end_kv_tile - first_kv_tile, kv_tile(),
-            call.args.scale, query_buffer(call.args.dq),
-            KernelBuffer(scratch.dk, {{columns, 1}, {num_keys(), columns}}),
-            KernelBuffer(scratch.dv, {{columns, 1}, {num_keys(), columns}})));
-    }
-
-    int32_t first_key() const {
-        return static_cast<int32_t>(tile.keys.begin);
+            &arena, packing.packed(scratch.q, query_rows), packing.pairs(scratch.q, query_rows),
+            packing.packed(scratch.dout, query_rows), packing.pairs(scratch.dout, query_rows),
+            packing.transposed(scratch.k_transposed, rows),
+            packing.transposed(scratch.v_transposed, rows), packing.pairs(scratch.k, rows),
+            row_buffer(row_tensor(shared.statistics.lse_log2, call.args.q)),
+            row_buffer(row_tensor(shared.statistics.delta, call.args.q)), list, first_key,
+            first_key + keys.num_keys, static_cast<int32_t>(first_tile),
+            static_cast<int32_t>(end_tile - first_tile), kv_tile, call.args.scale,
+            query_buffer(shared.dq), gradient(scratch.dk), gradient(scratch.dv)));
     }
 
     void add_to_pools() {
-        auto *scatter =
-            companion(shared.call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
-        const KeyBlocks at = find_blocks(plan, run, tile.keys);
+        auto *scatter = companion(shared.call.kernel, Operation::scatter_add, PAGEGRAD_FLOAT32)
+                            .as<ScatterAddKernel>();
         KernelArena arena;
-        const auto add = [&](float *gradient, float scale, const pagegrad_tensor &pool) {
+        const auto add = [&](const float *gradient, float scale, const pagegrad_tensor &pool) {
             const KernelBuffer dense(
-                gradient, {{plan.head_dim, 1}, {1, 0}, {tile.keys.size(), padded_head_dim(plan)}});
-            status.record(scatter(&arena, dense, at.blocks, at.first_slot, scale,
+                gradient, {{plan.head_dim, 1}, {1, 0}, {keys.num_keys, shared.packing.columns}});
+            status.record(scatter(&arena, dense, keys.blocks, keys.first_slot, scale,
                                   pool_head_buffer(pool, tile.kv_head)));
         };
         add(scratch.dk, shared.call.args.scale, shared.call.args.dk_pool);
@@ -375,6 +392,10 @@ private:
     const pagegrad_plan &plan;
     const KeyTile tile;
     const Run &run;
+    const KeyBlocks keys;
+    const int32_t first_key;
+    const int32_t kv_tile;  ///< keys of an inner tile
+    const int64_t rows;     ///< keys rounded up to whole inner tiles
     const TileScratch &scratch;
     KernelStatus &status;
     int32_t num_rows = 0;
@@ -443,7 +464,8 @@ void compute_dense(const DenseBackward &shared, int32_t index, int32_t kv_head,
     const KernelBuffer blocks(&plan.table[sequence.table_begin],
                               {{sequence.num_blocks(plan.block_size), 1}});
     KernelArena arena(scratch.arena, scratch.arena_size);
-    auto *gather_kernel = companion(call.kernel, Operation::gather).as<GatherKernel>();
+    auto *gather_kernel =
+        companion(call.kernel, Operation::gather, PAGEGRAD_FLOAT32).as<GatherKernel>();
     const auto dense_head = [&](float *data) {
         return KernelBuffer(data, {{D, 1}, {1, 0}, {keys, D}});
     };
@@ -474,7 +496,8 @@ void compute_dense(const DenseBackward &shared, int32_t index, int32_t kv_head,
         KernelBuffer(scratch.seen, {{2, 1}, {sequence.query_length, 2}}), call.args.scale,
         queries(call.args.dq), matrix(scratch.dk), matrix(scratch.dv)));
 
-    auto *scatter = companion(call.kernel, Operation::scatter_add).as<ScatterAddKernel>();
+    auto *scatter =
+        companion(call.kernel, Operation::scatter_add, PAGEGRAD_FLOAT32).as<ScatterAddKernel>();
     status.record(scatter(&arena, dense_head(scratch.dk), blocks, 0, 1.0f,
                           pool_head_buffer(call.args.dk_pool, kv_head)));
     status.record(scatter(&arena, dense_head(scratch.dv), blocks, 0, 1.0f,
@@ -514,7 +537,7 @@ BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backw
     const auto dtype = check_dtype("q", args.q.dtype);
     const QueryLayout layout = check_query(plan, args.q, dtype);
     check_like_query("dout", plan, layout, args.dout, dtype, Access::read);
-    check_like_query("out", plan, layout, args.out, dtype, Access::read);
+    check_like_query("out", plan, layout, args.out, float32_or(dtype, args.out), Access::read);
     check_pool("k_pool", plan, args.k_pool, dtype, Access::read);
     check_pool("v_pool", plan, args.v_pool, dtype, Access::read);
     if (present(args.lse)) {
@@ -523,7 +546,7 @@ BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backw
     if (present(args.dlse)) {
         check_row_tensor("dlse", plan, layout, args.dlse, Access::read);
     }
-    check_like_query("dq", plan, layout, args.dq, dtype, Access::write);
+    check_like_query("dq", plan, layout, args.dq, float32_or(dtype, args.dq), Access::write);
     check_pool("dk_pool", plan, args.dk_pool, PAGEGRAD_FLOAT32, Access::write);
     check_pool("dv_pool", plan, args.dv_pool, PAGEGRAD_FLOAT32, Access::write);
     check_distinct({{"dq", &args.dq}, {"dk_pool", &args.dk_pool}, {"dv_pool", &args.dv_pool}},
@@ -534,12 +557,12 @@ BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backw
                     {"out", &args.out},
                     {"lse", &args.lse},
                     {"dlse", &args.dlse}});
-    return {plan, args, Threads(execution),
+    return {plan, args, Threads(execution), dtype,
             choose_kernel(Operation::backward, dtype, plan.head_dim, execution.kernel)};
 }
 
 size_t BackwardCall::workspace_size() const {
-    const QueryLayout layout = check_query(plan, args.q, kernel.dtype);
+    const QueryLayout layout = check_query(plan, args.q, dtype);
     Carver carver(nullptr);
     if (kernel.operation == Operation::backward) {
         const FusedBackward sizes(*this, layout, carver);
@@ -550,9 +573,8 @@ size_t BackwardCall::workspace_size() const {
 }
 
 void BackwardCall::execute(void *workspace) const {
-    const QueryLayout layout = check_query(plan, args.q, kernel.dtype);
+    const QueryLayout layout = check_query(plan, args.q, dtype);
     KernelStatus status;
-    fill(args.dq, 0.0f);
     if (args.pool_mode == PAGEGRAD_POOL_OVERWRITE) {
         fill(args.dk_pool, 0.0f);
         fill(args.dv_pool, 0.0f);
@@ -567,14 +589,19 @@ void BackwardCall::execute(void *workspace) const {
     if (kernel.operation == Operation::backward) {
         FusedBackward shared(*this, layout, carver);
         prepare(shared.statistics);
+        fill(shared.dq, 0.0f);
         shared.tiles.build();
         shared.progress.build();
         threads.for_each(shared.tiles.size(), [&](int thread, int64_t task) {
             TileTask(shared, shared.tiles[task], shared.scratch[thread], status).execute();
         });
+        if (args.dq.dtype != PAGEGRAD_FLOAT32) {
+            round_dq(*this, layout, shared.dq, status);
+        }
     } else {
         const DenseBackward shared(*this, layout, carver);
         prepare(shared.statistics);
+        fill(args.dq, 0.0f);
         threads.for_each(plan.num_kv_heads, [&](int thread, int64_t kv_head) {
             for (size_t sequence = 0; sequence < plan.sequences.size(); sequence++) {
                 compute_dense(shared, static_cast<int32_t>(sequence), static_cast<int32_t>(kv_head),

@@ -30,21 +30,12 @@ private:
 /// Bytes that a kernel on packed tiles may allocate in its arena: indices and bounds.
 constexpr int64_t arena_bytes = 16 << 10;
 
-/// head_dim as kernels pad it.
-int64_t padded_head_dim(const pagegrad_plan &plan);
-
-/// Where the keys of a span of a run lie: an argument of kernels.
-struct KeyBlocks {
-    KernelBuffer blocks;
-    int32_t first_slot;  ///< of the first key, in the first block
-};
-KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys);
-
 /// A forward or backward call: `workspace_size` tells what `execute` needs.
 struct ForwardCall {
     const pagegrad_plan &plan;
     const pagegrad_forward_args &args;
     Threads threads;
+    pagegrad_dtype dtype;
     const Kernel &kernel;
 
     static ForwardCall check(const pagegrad_plan &plan, const pagegrad_forward_args &args,
@@ -57,6 +48,7 @@ struct BackwardCall {
     const pagegrad_plan &plan;
     const pagegrad_backward_args &args;
     Threads threads;
+    pagegrad_dtype dtype;
     const Kernel &kernel;
 
     static BackwardCall check(const pagegrad_plan &plan, const pagegrad_backward_args &args,

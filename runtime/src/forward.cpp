@@ -1,5 +1,6 @@
 /// The forward on the CPU: every chunk of queries walks over the keys it sees.
 #include "execute.h"
+#include "packing.h"
 #include "rows.h"
 #include "status.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 /// Query rows whose outputs stay in the L2 cache.
 constexpr int32_t chunk_rows = 512;
-constexpr int32_t tile_keys = max_kv_tile;
+constexpr int32_t tile_keys = 128;
 
 int64_t queries_of_chunk(const pagegrad_plan &plan) {
     return std::max(1, chunk_rows / plan.group());
@@ -23,36 +24,45 @@ int64_t row_capacity(const pagegrad_plan &plan) {
     return queries_of_chunk(plan) * plan.group();
 }
 
+/// Rows of a tile are a multiple of this.
+constexpr int32_t row_multiple = 32;
+
 /// Memory of one thread.
 struct ForwardScratch {
     QueryRow *rows;
-    float *acc;  ///< [row][d], unnormalised output
+    int32_t *q;    ///< [query tile][d word][row], transposed
+    Operand k, v;  ///< of a step
+    float *acc;    ///< [row][d], unnormalised output
     float *row_max, *row_sum;
     char *arena;
-    int64_t arena_size;
+    static constexpr int64_t arena_size = arena_bytes + sizeof(float) * chunk_rows;
 
-    ForwardScratch(const pagegrad_plan &plan, Carver &carver) {
+    ForwardScratch(const pagegrad_plan &plan, const Packing &packing, Carver &carver) {
         const int64_t capacity = row_capacity(plan), padded = capacity + max_query_tile;
         rows = carver.take<QueryRow>(capacity);
-        acc = carver.take<float>(padded * padded_head_dim(plan));
+        q = carver.take<int32_t>(padded * packing.words);
+        k = packing.take(carver, tile_keys);
+        v = packing.take(carver, tile_keys);
+        acc = carver.take<float>(padded * packing.columns);
         row_max = carver.take<float>(padded);
         row_sum = carver.take<float>(padded);
-        arena_size = (2 * (tile_keys + 80) + 80) * padded_head_dim(plan) * 4 + 32768 + capacity * 4;
         arena = carver.take<char>(arena_size);
     }
 };
 
 struct ForwardShared {
+    const Packing packing;
     int64_t *first_chunk;  ///< [sequences + 1]
     float *unwanted_lse;
     std::vector<ForwardScratch> scratch;
 
     ForwardShared(const ForwardCall &call, const QueryLayout &layout, Carver &carver)
-        : first_chunk(carver.take<int64_t>(call.plan.sequences.size() + 1)),
+        : packing(call.plan, call.kernel, call.dtype),
+          first_chunk(carver.take<int64_t>(call.plan.sequences.size() + 1)),
           unwanted_lse(present(call.args.lse) ? nullptr
                                               : carver.take<float>(layout.rows(call.plan))) {
         for (int thread = 0; thread < call.threads.count(); thread++) {
-            scratch.emplace_back(call.plan, carver);
+            scratch.emplace_back(call.plan, packing, carver);
         }
     }
 
@@ -69,23 +79,31 @@ struct ForwardShared {
 /// One chunk of queries of one KV head.
 class ChunkTask {
 public:
-    ChunkTask(const ForwardCall &call, const QueryLayout &layout, const pagegrad_tensor &lse,
-              int32_t sequence, int64_t chunk, int32_t kv_head, const ForwardScratch &scratch,
-              KernelStatus &status)
-        : call(call), plan(call.plan), lse(lse), sequence(plan.sequences[sequence]),
-          mask(plan.visibility(this->sequence)), kv_head(kv_head), scratch(scratch),
-          status(status) {
+    ChunkTask(const ForwardCall &call, const Packing &packing, const QueryLayout &layout,
+              const pagegrad_tensor &lse, int32_t sequence, int64_t chunk, int32_t kv_head,
+              const ForwardScratch &scratch, KernelStatus &status)
+        : call(call), plan(call.plan), packing(packing), lse(lse),
+          sequence(plan.sequences[sequence]), mask(plan.visibility(this->sequence)),
+          kv_head(kv_head), scratch(scratch), status(status) {
         const int64_t first = chunk * queries_of_chunk(plan);
         queries = {first,
                    std::min<int64_t>(first + queries_of_chunk(plan), this->sequence.query_length)};
+        num_rows = static_cast<int32_t>(queries.size()) * plan.group();
+        query_tile = round_up(even_tile(num_rows, max_query_tile), row_multiple);
         fill_rows(layout, sequence);
     }
 
     void execute() {
-        const int64_t rows = queries.size() * plan.group();
-        std::fill(scratch.acc, scratch.acc + rows * padded_head_dim(plan), 0.0f);
+        const int64_t rows = round_up(num_rows, query_tile);
+        std::fill(scratch.acc, scratch.acc + rows * packing.columns, 0.0f);
         std::fill(scratch.row_max, scratch.row_max + rows, -1e30f);
         std::fill(scratch.row_sum, scratch.row_sum + rows, 0.0f);
+        for (int32_t row = 0; row < num_rows; row += query_tile) {
+            KernelArena arena(scratch.arena, scratch.arena_size);
+            status.record(packing.transpose_queries(
+                arena, call.args.q, list({row, std::min(row + query_tile, num_rows)}),
+                scratch.q + row * packing.words, query_tile));
+        }
         for (int32_t use = sequence.uses_begin; use < sequence.uses_end; use++) {
             add_run(plan.uses[use]);
         }
@@ -105,6 +123,11 @@ private:
         }
     }
 
+    KernelBuffer list(Range rows) const {
+        return {&scratch.rows[rows.begin].token,
+                {{query_row_fields, 1}, {rows.size(), query_row_fields}}};
+    }
+
     void add_run(const SequenceUse &use) {
         const Run &run = plan.runs[use.run];
         const int64_t first_key = plan.users[use.user].first_key;
@@ -114,47 +137,56 @@ private:
             const Range rows{std::max(seeing.begin, queries.begin),
                              std::min(seeing.end, queries.end)};
             if (!rows.empty()) {
-                add_tile(run, keys, first_key,
+                add_tile(run, keys, first_key + key,
                          {(rows.begin - queries.begin) * plan.group(),
                           (rows.end - queries.begin) * plan.group()});
             }
         }
     }
 
+    /// One step: the keys of a run, and the rows of the chunk that see any of them.
     void add_tile(const Run &run, Range keys, int64_t first_key, Range rows) {
-        const int64_t columns = padded_head_dim(plan);
-        const int32_t query_tile =
-            round_up(even_tile(static_cast<int32_t>(rows.size()), max_query_tile), 8);
-        const int64_t padded_rows = rows.size() + max_query_tile;
         const KeyBlocks at = find_blocks(plan, run, keys);
-        const KernelBuffer max(scratch.row_max + rows.begin, {{padded_rows, 1}});
-        const KernelBuffer sum(scratch.row_sum + rows.begin, {{padded_rows, 1}});
+        const int32_t padded_keys = round_up(at.num_keys, row_multiple);
         KernelArena arena(scratch.arena, scratch.arena_size);
+        status.record(
+            packing.pack_keys(arena, call.args.k_pool, at, kv_head, scratch.k, padded_keys));
+        status.record(
+            packing.pack_keys(arena, call.args.v_pool, at, kv_head, scratch.v, padded_keys));
+
+        const int64_t begin = rows.begin / query_tile * query_tile;
+        const int64_t tiles = (rows.end - begin + query_tile - 1) / query_tile;
+        const int64_t padded_rows = tiles * query_tile;
+        const KernelBuffer max(scratch.row_max + begin, {{padded_rows, 1}});
+        const KernelBuffer sum(scratch.row_sum + begin, {{padded_rows, 1}});
         status.record(call.kernel.as<ForwardKernel>()(
-            &arena, query_buffer(call.args.q), pool_buffer(call.args.k_pool),
-            pool_buffer(call.args.v_pool), at.blocks,
-            KernelBuffer(&scratch.rows[rows.begin].token,
-                         {{query_row_fields, 1}, {rows.size(), query_row_fields}}),
-            max, sum, at.first_slot, static_cast<int32_t>(first_key + keys.begin),
-            static_cast<int32_t>(keys.size()), kv_head, query_tile, call.args.scale,
-            KernelBuffer(scratch.acc + rows.begin * columns,
-                         {{columns, 1}, {padded_rows, columns}}),
+            &arena,
+            KernelBuffer(scratch.q + begin * packing.words, {{query_tile, 1},
+                                                             {packing.words, query_tile},
+                                                             {tiles, query_tile * packing.words}}),
+            packing.packed(scratch.k, padded_keys), packing.pairs(scratch.v, padded_keys),
+            list({begin, rows.end}), max, sum, static_cast<int32_t>(first_key),
+            static_cast<int32_t>(first_key) + at.num_keys, call.args.scale,
+            KernelBuffer(scratch.acc + begin * packing.columns,
+                         {{packing.columns, 1}, {padded_rows, packing.columns}}),
             max, sum));
     }
 
     void finish() {
-        const int64_t rows = queries.size() * plan.group(), columns = padded_head_dim(plan);
         KernelArena arena(scratch.arena, scratch.arena_size);
-        auto *kernel = companion(call.kernel, Operation::forward_finish).as<ForwardFinishKernel>();
+        const auto dtype = static_cast<pagegrad_dtype>(call.args.out.dtype);
+        auto *kernel =
+            companion(call.kernel, Operation::forward_finish, dtype).as<ForwardFinishKernel>();
         status.record(kernel(
-            &arena, KernelBuffer(scratch.acc, {{plan.head_dim, 1}, {rows, columns}}),
-            KernelBuffer(scratch.row_max, {{rows, 1}}), KernelBuffer(scratch.row_sum, {{rows, 1}}),
-            KernelBuffer(&scratch.rows->token, {{query_row_fields, 1}, {rows, query_row_fields}}),
+            &arena, KernelBuffer(scratch.acc, {{plan.head_dim, 1}, {num_rows, packing.columns}}),
+            KernelBuffer(scratch.row_max, {{num_rows, 1}}),
+            KernelBuffer(scratch.row_sum, {{num_rows, 1}}), list({0, num_rows}),
             query_buffer(call.args.out), row_buffer(lse)));
     }
 
     const ForwardCall &call;
     const pagegrad_plan &plan;
+    const Packing &packing;
     const pagegrad_tensor &lse;
     const Sequence &sequence;
     const Visibility mask;
@@ -162,6 +194,7 @@ private:
     const ForwardScratch &scratch;
     KernelStatus &status;
     Range queries;
+    int32_t num_rows, query_tile;
 };
 
 }  // namespace
@@ -175,31 +208,31 @@ ForwardCall ForwardCall::check(const pagegrad_plan &plan, const pagegrad_forward
     const QueryLayout layout = check_query(plan, args.q, dtype);
     check_pool("k_pool", plan, args.k_pool, dtype, Access::read);
     check_pool("v_pool", plan, args.v_pool, dtype, Access::read);
-    check_like_query("out", plan, layout, args.out, dtype, Access::write);
+    check_like_query("out", plan, layout, args.out, float32_or(dtype, args.out), Access::write);
     if (present(args.lse)) {
         check_row_tensor("lse", plan, layout, args.lse, Access::write);
     }
     check_distinct({{"out", &args.out}, {"lse", &args.lse}},
                    {{"q", &args.q}, {"k_pool", &args.k_pool}, {"v_pool", &args.v_pool}});
-    return {plan, args, Threads(execution),
+    return {plan, args, Threads(execution), dtype,
             choose_kernel(Operation::forward, dtype, plan.head_dim, execution.kernel)};
 }
 
 size_t ForwardCall::workspace_size() const {
     Carver carver(nullptr);
-    const ForwardShared sizes(*this, check_query(plan, args.q, kernel.dtype), carver);
+    const ForwardShared sizes(*this, check_query(plan, args.q, dtype), carver);
     return carver.size();
 }
 
 void ForwardCall::execute(void *workspace) const {
-    const QueryLayout layout = check_query(plan, args.q, kernel.dtype);
+    const QueryLayout layout = check_query(plan, args.q, dtype);
     Carver carver(workspace);
     ForwardShared shared(*this, layout, carver);
     shared.build(plan);
     const pagegrad_tensor lse =
         present(args.lse) ? args.lse : row_tensor(shared.unwanted_lse, args.q);
     // Rows of no sequence are not written below.
-    fill(args.out, 0.0f);
+    fill_zero(args.out);
     fill(lse, -INFINITY);
     KernelStatus status;
     const int64_t chunks = shared.first_chunk[plan.sequences.size()];
@@ -208,7 +241,8 @@ void ForwardCall::execute(void *workspace) const {
         const int64_t *begin = shared.first_chunk;
         const int64_t *after = std::upper_bound(begin, begin + plan.sequences.size() + 1, number);
         const auto sequence = static_cast<int32_t>(after - begin - 1);
-        ChunkTask(*this, layout, lse, sequence, number - shared.first_chunk[sequence],
+        ChunkTask(*this, shared.packing, layout, lse, sequence,
+                  number - shared.first_chunk[sequence],
                   static_cast<int32_t>(task % plan.num_kv_heads), shared.scratch[thread], status)
             .execute();
     });

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <type_traits>
 
 namespace pagegrad {
 
@@ -18,9 +17,13 @@ struct Extent {
 class KernelBuffer {
 public:
     template<typename T>
-    KernelBuffer(T *data, std::initializer_list<Extent> extents) : buffer{} {
-        buffer.host = reinterpret_cast<uint8_t *>(const_cast<std::remove_const_t<T> *>(data));
-        buffer.type = halide_type_of<std::remove_const_t<T>>();
+    KernelBuffer(const T *data, std::initializer_list<Extent> extents)
+        : KernelBuffer(data, halide_type_of<T>(), extents) {
+    }
+    KernelBuffer(const void *data, halide_type_t type, std::initializer_list<Extent> extents)
+        : buffer{} {
+        buffer.host = static_cast<uint8_t *>(const_cast<void *>(data));
+        buffer.type = type;
         buffer.dim = dims;
         for (const Extent &extent : extents) {
             dims[buffer.dimensions++] = halide_dimension_t(0, static_cast<int32_t>(extent.size),

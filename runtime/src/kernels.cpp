@@ -2,6 +2,7 @@
 
 #include "kernel_headers.inc"
 #include "status.h"
+#include "tensors.h"
 
 #include <cpuid.h>
 #include <cstring>
@@ -10,7 +11,7 @@ namespace pagegrad {
 
 namespace {
 
-constexpr pagegrad_dtype f32 = PAGEGRAD_FLOAT32;
+constexpr pagegrad_dtype f32 = PAGEGRAD_FLOAT32, bf16 = PAGEGRAD_BFLOAT16, f16 = PAGEGRAD_FLOAT16;
 
 const Kernel kernels[] = {
 #define PAGEGRAD_KERNEL(operation, dtype, head_dim, target, name, function)                        \
@@ -35,9 +36,13 @@ bool matches(const Kernel &kernel, const char *name) {
            (kernel.operation == Operation::backward_dense && !std::strcmp(name, "materialised"));
 }
 
-bool serves(const Kernel &kernel, Operation operation) {
-    return kernel.operation == operation ||
-           (operation == Operation::backward && kernel.operation == Operation::backward_dense);
+bool serves(const Kernel &kernel, Operation operation, pagegrad_dtype dtype) {
+    const bool has_products = operation == Operation::forward || operation == Operation::backward;
+    if (kernel.operation == operation) {
+        return kernel.dtype == dtype || (has_products && kernel.dtype == f32);
+    }
+    return operation == Operation::backward && kernel.operation == Operation::backward_dense &&
+           kernel.dtype == dtype;
 }
 
 /// Fused before materialised, then best target, then specialised head_dim.
@@ -46,12 +51,13 @@ int rank(const Kernel &kernel) {
            static_cast<int>(kernel.target) * 10 + (kernel.head_dim == 0);
 }
 
-const Kernel *best(Operation operation, pagegrad_dtype dtype, int head_dim, const char *name) {
+const Kernel *best(Operation operation, pagegrad_dtype dtype, int head_dim, const char *name,
+                   CpuTarget target = CpuTarget{}) {
     const Kernel *found = nullptr;
     for (const Kernel &kernel : kernels) {
-        if (serves(kernel, operation) && kernel.dtype == dtype && matches(kernel, name) &&
-            (kernel.head_dim == 0 || kernel.head_dim == head_dim) && available(kernel.target) &&
-            (!found || rank(kernel) < rank(*found))) {
+        if (serves(kernel, operation, dtype) && matches(kernel, name) &&
+            (kernel.head_dim == 0 || kernel.head_dim == head_dim) && kernel.target >= target &&
+            available(kernel.target) && (!found || rank(kernel) < rank(*found))) {
             found = &kernel;
         }
     }
@@ -69,14 +75,16 @@ int kernel_count() {
 }
 
 const char *operation_name(Operation operation) {
-    static const char *const names[] = {
-        "backward",     "backward_dense", "forward",        "pack_keys", "transpose_keys",
-        "pack_queries", "forward_finish", "row_statistics", "gather",    "scatter_add"};
+    static const char *const names[] = {"backward",          "backward_dense", "forward",
+                                        "pack_keys",         "transpose_keys", "pack_queries",
+                                        "transpose_queries", "widen",          "narrow",
+                                        "forward_finish",    "row_statistics", "gather",
+                                        "scatter_add"};
     return names[static_cast<int>(operation)];
 }
 
 const char *target_name(CpuTarget target) {
-    static const char *const names[] = {"avx512", "avx2", "x86"};
+    static const char *const names[] = {"avx512bf16", "avx512", "avx2", "x86"};
     return names[static_cast<int>(target)];
 }
 
@@ -88,7 +96,16 @@ bool available(CpuTarget target) {
         avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw");
+    // Halide's target for bfloat16 is Zen 4: what its code may use beyond the above.
+    static const bool avx512bf16 =
+        avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512ifma") &&
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bitalg") &&
+        __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2") &&
+        __builtin_cpu_supports("gfni");
     switch (target) {
+    case CpuTarget::avx512bf16:
+        return avx512bf16;
     case CpuTarget::avx512:
         return avx512;
     case CpuTarget::avx2:
@@ -104,18 +121,24 @@ const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, int head_
     const Kernel *kernel = best(operation, dtype, head_dim, name);
     if (!kernel && name && best(operation, dtype, head_dim, nullptr)) {
         fail(PAGEGRAD_INVALID_ARGUMENT, "execution.kernel is \"", name,
-             "\", expected the name of a ", operation_name(operation),
-             " kernel that fits head_dim ", head_dim, " and that this machine can run");
+             "\", expected the name of a ", operation_name(operation), " kernel for ",
+             dtype_name(dtype), " that fits head_dim ", head_dim, " and that this machine can run");
     }
     if (!kernel) {
-        fail(PAGEGRAD_UNSUPPORTED, "no ", operation_name(operation),
-             " kernel of this build for dtype ", dtype, " and head_dim ", head_dim);
+        fail(PAGEGRAD_UNSUPPORTED, "no ", operation_name(operation), " kernel of this build for ",
+             dtype_name(dtype), " and head_dim ", head_dim);
     }
     return *kernel;
 }
 
-const Kernel &companion(const Kernel &kernel, Operation operation, int head_dim) {
-    return choose_kernel(operation, kernel.dtype, head_dim, target_name(kernel.target));
+const Kernel &companion(const Kernel &kernel, Operation operation, pagegrad_dtype dtype,
+                        int head_dim) {
+    const Kernel *found = best(operation, dtype, head_dim, nullptr, kernel.target);
+    if (!found) {
+        fail(PAGEGRAD_INTERNAL, "no ", operation_name(operation), " kernel of this build for ",
+             dtype_name(dtype), " beside ", kernel.name);
+    }
+    return *found;
 }
 
 }  // namespace pagegrad

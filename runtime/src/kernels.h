@@ -14,12 +14,17 @@ class KernelArena;
 using PackKeysKernel = int(const void *context, halide_buffer_t *pool, halide_buffer_t *blocks,
                            int32_t first_slot, int32_t num_keys, int32_t kv_head,
                            halide_buffer_t *packed);
+using PackKeyPairsKernel = int(const void *context, halide_buffer_t *pool, halide_buffer_t *blocks,
+                               int32_t first_slot, int32_t num_keys, int32_t kv_head,
+                               halide_buffer_t *packed, halide_buffer_t *pairs);
 using TransposeKeysKernel = PackKeysKernel;
 using PackQueriesKernel = int(const void *context, halide_buffer_t *tensor, halide_buffer_t *rows,
                               halide_buffer_t *packed);
 using PackQueryPairsKernel = int(const void *context, halide_buffer_t *tensor,
                                  halide_buffer_t *rows, halide_buffer_t *packed,
                                  halide_buffer_t *pairs);
+using TransposeQueriesKernel = PackQueriesKernel;
+using ConvertKernel = int(const void *context, halide_buffer_t *input, halide_buffer_t *output);
 using BackwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *q_pairs,
                            halide_buffer_t *dout, halide_buffer_t *dout_pairs, halide_buffer_t *k,
                            halide_buffer_t *v, halide_buffer_t *k_pairs, halide_buffer_t *lse_log2,
@@ -32,12 +37,10 @@ using BackwardDenseKernel = int(const void *context, halide_buffer_t *q, halide_
                                 halide_buffer_t *k, halide_buffer_t *v, halide_buffer_t *seen,
                                 float scale, halide_buffer_t *dq, halide_buffer_t *dk,
                                 halide_buffer_t *dv);
-using ForwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *k_pool,
-                          halide_buffer_t *v_pool, halide_buffer_t *blocks, halide_buffer_t *rows,
-                          halide_buffer_t *old_max, halide_buffer_t *old_sum, int32_t first_slot,
-                          int32_t first_key, int32_t num_keys, int32_t kv_head, int32_t query_tile,
-                          float scale, halide_buffer_t *acc, halide_buffer_t *new_max,
-                          halide_buffer_t *new_sum);
+using ForwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *k,
+                          halide_buffer_t *v_pairs, halide_buffer_t *rows, halide_buffer_t *old_max,
+                          halide_buffer_t *old_sum, int32_t first_key, int32_t end_key, float scale,
+                          halide_buffer_t *acc, halide_buffer_t *new_max, halide_buffer_t *new_sum);
 using ForwardFinishKernel = int(const void *context, halide_buffer_t *acc, halide_buffer_t *row_max,
                                 halide_buffer_t *row_sum, halide_buffer_t *rows,
                                 halide_buffer_t *out, halide_buffer_t *lse);
@@ -56,18 +59,21 @@ enum class Operation {
     pack_keys,
     transpose_keys,
     pack_queries,
+    transpose_queries,
+    widen,
+    narrow,
     forward_finish,
     row_statistics,
     gather,
     scatter_add
 };
 /// Best first.
-enum class CpuTarget { avx512, avx2, x86 };
+enum class CpuTarget { avx512bf16, avx512, avx2, x86 };
 
 struct Kernel {
     Operation operation;
-    pagegrad_dtype dtype;
-    int head_dim;  ///< 0: any
+    pagegrad_dtype dtype;  ///< of the tensors, or of the products of packed tiles
+    int head_dim;          ///< 0: any
     CpuTarget target;
     const char *name;
     void (*function)();
@@ -76,6 +82,10 @@ struct Kernel {
     template<typename Function>
     Function *as() const {
         return reinterpret_cast<Function *>(function);
+    }
+    /// Whether packed tiles hold pairs of bfloat16, not float32 (see generators/products.h).
+    bool multiplies_pairs() const {
+        return dtype == PAGEGRAD_BFLOAT16;
     }
 };
 
@@ -92,10 +102,13 @@ bool available(CpuTarget target);
 /// The best available kernel for an operation. `name` (may be null) restricts the choice to kernels
 /// whose name contains it between underscores; "materialised" means backward_dense.
 /// For Operation::backward the materialised kernels are candidates too, after the fused ones.
+/// Kernels with products in float32 serve 16-bit tensors as well, which are widened when packed.
 const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, int head_dim,
                             const char *name);
 
-/// The kernel for `operation` that goes with another one: same target and dtype.
-const Kernel &companion(const Kernel &kernel, Operation operation, int head_dim = 0);
+/// The kernel for `operation` that goes with another one: of its target or, if there is none, of
+/// the next best.
+const Kernel &companion(const Kernel &kernel, Operation operation, pagegrad_dtype dtype,
+                        int head_dim = 0);
 
 }  // namespace pagegrad

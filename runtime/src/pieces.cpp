@@ -14,12 +14,8 @@ void check_dense(const pagegrad_plan &plan, const pagegrad_tensor &dense, pagegr
     check_size("dense", dense, 2, plan.head_dim, "head_dim");
 }
 
-/// Keys of one sequence, all heads or one: d, KV head, key.
-KernelBuffer dense_buffer(const pagegrad_tensor &dense, const Sequence &sequence, int64_t kv_head,
-                          int64_t heads) {
-    return {static_cast<float *>(dense.data) + sequence.kv_start * dense.stride[0] +
-                kv_head * dense.stride[1],
-            {{dense.shape[2], 1}, {heads, dense.stride[1]}, {sequence.kv_length, dense.stride[0]}}};
+Range keys_of(const Sequence &sequence) {
+    return {sequence.kv_start, sequence.kv_start + sequence.kv_length};
 }
 
 KernelBuffer blocks_buffer(const pagegrad_plan &plan, const Sequence &sequence) {
@@ -43,7 +39,7 @@ void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegr
             if (sequence.kv_length > 0) {
                 KernelArena arena;
                 status.record(kernel(&arena, pool_buffer(pool), blocks_buffer(plan, sequence),
-                                     dense_buffer(dense, sequence, 0, plan.num_kv_heads)));
+                                     dense_buffer(dense, keys_of(sequence), 0, plan.num_kv_heads)));
             }
         });
     status.check();
@@ -63,7 +59,7 @@ void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,
         for (const Sequence &sequence : plan.sequences) {
             if (sequence.kv_length > 0) {
                 KernelArena arena;
-                status.record(kernel(&arena, dense_buffer(dense, sequence, kv_head, 1),
+                status.record(kernel(&arena, dense_buffer(dense, keys_of(sequence), kv_head, 1),
                                      blocks_buffer(plan, sequence), 0, 1.0f,
                                      pool_head_buffer(pool, static_cast<int32_t>(kv_head))));
             }

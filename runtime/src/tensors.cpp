@@ -12,16 +12,14 @@ namespace {
 
 constexpr int64_t int32_limit = std::numeric_limits<int32_t>::max();
 
-const char *dtype_name(int32_t dtype) {
+halide_type_t kernel_type(int32_t dtype) {
     switch (dtype) {
-    case PAGEGRAD_FLOAT32:
-        return "float32";
     case PAGEGRAD_BFLOAT16:
-        return "bfloat16";
+        return {halide_type_bfloat, 16};
     case PAGEGRAD_FLOAT16:
-        return "float16";
+        return {halide_type_float, 16};
     default:
-        return "unknown";
+        return {halide_type_float, 32};
     }
 }
 
@@ -49,6 +47,19 @@ Extent extent(const pagegrad_tensor &tensor, int dim_from_last) {
 }
 
 }  // namespace
+
+const char *dtype_name(int32_t dtype) {
+    switch (dtype) {
+    case PAGEGRAD_FLOAT32:
+        return "float32";
+    case PAGEGRAD_BFLOAT16:
+        return "bfloat16";
+    case PAGEGRAD_FLOAT16:
+        return "float16";
+    default:
+        return "unknown";
+    }
+}
 
 pagegrad_dtype check_dtype(const char *name, int32_t dtype) {
     require(dtype >= PAGEGRAD_FLOAT32 && dtype <= PAGEGRAD_FLOAT16, name, ".dtype is ", dtype,
@@ -162,11 +173,18 @@ void check_pool(const std::string &name, const pagegrad_plan &plan, const pagegr
 }
 
 KernelBuffer query_buffer(const pagegrad_tensor &t) {
-    return {static_cast<float *>(t.data), {extent(t, 0), extent(t, 1), extent(t, 2), extent(t, 3)}};
+    return {t.data, kernel_type(t.dtype), {extent(t, 0), extent(t, 1), extent(t, 2), extent(t, 3)}};
 }
 
 KernelBuffer row_buffer(const pagegrad_tensor &t) {
-    return {static_cast<float *>(t.data), {extent(t, 0), extent(t, 1), extent(t, 2)}};
+    return {t.data, kernel_type(t.dtype), {extent(t, 0), extent(t, 1), extent(t, 2)}};
+}
+
+KernelBuffer dense_buffer(const pagegrad_tensor &dense, Range keys, int64_t kv_head,
+                          int64_t heads) {
+    return {element(dense, keys.begin * dense.stride[0] + kv_head * dense.stride[1]),
+            kernel_type(dense.dtype),
+            {{dense.shape[2], 1}, {heads, dense.stride[1]}, {keys.size(), dense.stride[0]}}};
 }
 
 KernelBuffer pool_buffer(const pagegrad_tensor &pool) {
@@ -174,7 +192,8 @@ KernelBuffer pool_buffer(const pagegrad_tensor &pool) {
 }
 
 KernelBuffer pool_head_buffer(const pagegrad_tensor &pool, int32_t kv_head) {
-    return {static_cast<float *>(pool.data) + pool.stride[2] * kv_head,
+    return {element(pool, pool.stride[2] * kv_head),
+            kernel_type(pool.dtype),
             {extent(pool, 0), {1, 0}, extent(pool, 2), extent(pool, 3)}};
 }
 
@@ -204,11 +223,12 @@ pagegrad_tensor token_slice(const pagegrad_tensor &tensor, bool batched, int64_t
     }
     offset += tokens.begin * slice.stride[0];
     slice.shape[0] = tokens.size();
-    slice.data = static_cast<float *>(tensor.data) + offset;
+    slice.data = element(tensor, offset);
     return slice;
 }
 
-void fill(const pagegrad_tensor &t, float value) {
+template<typename T>
+void fill(const pagegrad_tensor &t, T value) {
     if (empty(t)) {
         return;
     }
@@ -217,11 +237,21 @@ void fill(const pagegrad_tensor &t, float value) {
     for (int64_t a = 0; a < fourth.size; a++) {
         for (int64_t b = 0; b < third.size; b++) {
             for (int64_t c = 0; c < second.size; c++) {
-                float *row = static_cast<float *>(t.data) + a * fourth.stride + b * third.stride +
-                             c * second.stride;
+                T *row = static_cast<T *>(t.data) + a * fourth.stride + b * third.stride +
+                         c * second.stride;
                 std::fill(row, row + inner.size, value);
             }
         }
+    }
+}
+
+template void fill(const pagegrad_tensor &t, float value);
+
+void fill_zero(const pagegrad_tensor &tensor) {
+    if (tensor.dtype == PAGEGRAD_FLOAT32) {
+        fill(tensor, 0.0f);
+    } else {
+        fill(tensor, uint16_t{0});
     }
 }
 

@@ -31,6 +31,11 @@ void check_distinct(const std::vector<NamedTensor> &outputs,
 /// The dtype of a call's tensors. Refuses what is no pagegrad_dtype.
 pagegrad_dtype check_dtype(const char *name, int32_t dtype);
 
+/// The dtype to expect of a tensor that may be float32 whatever q is.
+inline pagegrad_dtype float32_or(pagegrad_dtype dtype, const pagegrad_tensor &tensor) {
+    return tensor.dtype == PAGEGRAD_FLOAT32 ? PAGEGRAD_FLOAT32 : dtype;
+}
+
 /// Whether an optional tensor was given.
 inline bool present(const pagegrad_tensor &tensor) {
     return tensor.data != nullptr || tensor.rank != 0;
@@ -38,9 +43,16 @@ inline bool present(const pagegrad_tensor &tensor) {
 
 bool empty(const pagegrad_tensor &tensor);
 
+const char *dtype_name(int32_t dtype);
+
 /// Bytes.
 constexpr int64_t element_size(int32_t dtype) {
     return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
+}
+
+/// Address of the element `offset` elements after the first.
+inline void *element(const pagegrad_tensor &tensor, int64_t offset) {
+    return static_cast<char *>(tensor.data) + offset * element_size(tensor.dtype);
 }
 
 /// How the queries of a call are addressed: packed tokens (rank 3) or a batch (rank 4).
@@ -74,10 +86,12 @@ void check_row_tensor(const std::string &name, const pagegrad_plan &plan, const 
 void check_pool(const std::string &name, const pagegrad_plan &plan, const pagegrad_tensor &pool,
                 pagegrad_dtype dtype, Access access);
 
-/// Forms of float32 tensors for kernels, innermost dimension first.
+/// Forms of tensors for kernels, innermost dimension first.
 KernelBuffer query_buffer(const pagegrad_tensor &tensor);  ///< d, head, token, batch
 KernelBuffer row_buffer(const pagegrad_tensor &tensor);    ///< head, token, batch
 KernelBuffer pool_buffer(const pagegrad_tensor &pool);     ///< d, KV head, slot, block
+/// Some keys and KV heads of dense rows [keys, H_kv, D]: d, KV head, key.
+KernelBuffer dense_buffer(const pagegrad_tensor &dense, Range keys, int64_t kv_head, int64_t heads);
 /// One KV head of a pool: d, 1, slot, block.
 KernelBuffer pool_head_buffer(const pagegrad_tensor &pool, int32_t kv_head);
 
@@ -89,7 +103,7 @@ inline pagegrad_tensor row_tensor(float *data, const pagegrad_tensor &q) {
     return contiguous_like(q, q.rank - 1, data);
 }
 
-/// Tokens of one batch entry of a float32 tensor like q, [tokens, H, D], or like lse, [tokens, H].
+/// Tokens of one batch entry of a tensor like q, [tokens, H, D], or like lse, [tokens, H].
 /// `batched` tells whether the tensor has a batch dimension.
 pagegrad_tensor token_slice(const pagegrad_tensor &tensor, bool batched, int64_t batch,
                             Range tokens);
@@ -100,14 +114,16 @@ inline void prefetch_row(const pagegrad_tensor &tensor, const QueryRow &row) {
     const int64_t *stride = tensor.stride + tensor.rank - 3;
     const int64_t offset = row.token * stride[0] + row.head * stride[1] +
                            (tensor.rank == 4 ? row.batch * tensor.stride[0] : 0);
-    const int64_t size = element_size(tensor.dtype);
-    const char *begin = static_cast<const char *>(tensor.data) + offset * size;
-    for (int64_t at = 0; at < tensor.shape[tensor.rank - 1] * size; at += line) {
+    const auto *begin = static_cast<const char *>(element(tensor, offset));
+    const int64_t size = tensor.shape[tensor.rank - 1] * element_size(tensor.dtype);
+    for (int64_t at = 0; at < size; at += line) {
         __builtin_prefetch(begin + at, 0, 2);
     }
 }
 
-/// Sets all elements of a float32 tensor.
-void fill(const pagegrad_tensor &tensor, float value);
+/// Sets all elements of a tensor of dtype T.
+template<typename T>
+void fill(const pagegrad_tensor &tensor, T value);
+void fill_zero(const pagegrad_tensor &tensor);
 
 }  // namespace pagegrad

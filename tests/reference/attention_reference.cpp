@@ -26,6 +26,7 @@ void add(Quantity &sum, std::size_t at, Product factor, const double *x, int cou
     for (int d = 0; d < count; d++) {
         sum.value[at + d] += factor.value * x[d];
         sum.size[at + d] += factor.size * std::abs(x[d]);
+        sum.squares[at + d] += factor.value * x[d] * factor.value * x[d];
     }
 }
 
@@ -80,7 +81,13 @@ public:
     }
 
     void backward(AttentionResult &result) const {
-        Product delta = dot(&in.dout[at], &result.out.value[at], in.head_dim);
+        std::vector<double> out(result.out.value.begin() + static_cast<std::ptrdiff_t>(at),
+                                result.out.value.begin() +
+                                    static_cast<std::ptrdiff_t>(at + in.head_dim));
+        if (in.stored_out) {
+            std::transform(out.begin(), out.end(), out.begin(), in.stored_out);
+        }
+        Product delta = dot(&in.dout[at], out.data(), in.head_dim);
         if (!in.dlse.empty()) {
             delta.value -= in.dlse[lse_at];
             delta.size += std::abs(in.dlse[lse_at]);

@@ -5,6 +5,7 @@
 #include "pagegrad/pagegrad.h"
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace pagegrad::test {
@@ -22,13 +23,20 @@ struct AttentionInputs {
     std::vector<double> q, dout;         ///< [sum of query lengths, H, D]
     std::vector<double> dlse;            ///< [sum of query lengths, H]; empty: zero
     std::vector<double> k_pool, v_pool;  ///< [num_blocks, block_size, H_kv, D]
+
+    /// How an entry of out is stored between forward and backward; empty: exactly.
+    std::function<double(double)> stored_out;
 };
 
-/// A result, and for each entry the sum of the absolute values that rounding errors are
-/// proportional to: an entry computed with unit roundoff u is off by a small multiple of u * size.
+/// A result, and for each entry what its rounding errors are proportional to.
 struct Quantity {
-    std::vector<double> value, size;
-    explicit Quantity(std::size_t count = 0) : value(count), size(count) {
+    std::vector<double> value;
+    /// Sum of absolute values: an entry computed with unit roundoff u is off by a small multiple of
+    /// u * size.
+    std::vector<double> size;
+    /// Sum of the squares of the terms (P v, dS k, ...) that are added to make the entry.
+    std::vector<double> squares;
+    explicit Quantity(std::size_t count = 0) : value(count), size(count), squares(count) {
     }
 };
 

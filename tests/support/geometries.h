@@ -10,32 +10,40 @@
 namespace pagegrad::test {
 
 /// Not a cross product: every length, block size, head dimension, number of heads, mask, form and
-/// layout occurs together with several values of the others.
+/// layout occurs together with several values of the others. Kernels of 16-bit formats differ from
+/// those of float32 in loads, stores and packing: they get some of every kind.
 inline std::vector<std::pair<std::string, Geometry>> geometries() {
     return {
         // Head dimensions, with and without a kernel of their own.
-        {"dim1", Geometry({0, 1, 15, 16, 17}, {17, 1, 16, 0, 33}).dim(1).heads(2, 1).block(3)},
+        {"dim1",
+         Geometry({0, 1, 15, 16, 17}, {17, 1, 16, 0, 33}).dim(1).heads(2, 1).block(3).half()},
         {"dim8", Geometry({31, 33, 64}, {31, 65, 64}).dim(8).heads(3, 1).block(1).bottom_right()},
-        {"dim40", Geometry({65, 127}, {33, 127}).dim(40).heads(7, 7).block(17).top_left()},
+        {"dim40", Geometry({65, 127}, {33, 127}).dim(40).heads(7, 7).block(17).top_left().half()},
         {"dim64", Geometry({257, 64}, {257, 127}).dim(64).heads(2, 1).block(16).bottom_right()},
-        {"dim64_full", Geometry({17, 33}, {65, 31}).dim(64).heads(8, 2).block(3).dlse()},
-        {"dim72", Geometry({15, 1, 65}, {64, 257, 17}).dim(72).heads(3, 3).block(256).padded()},
-        {"dim96", Geometry({16, 127}, {33, 15}).dim(96).heads(2, 2).block(1).top_left().gaps()},
-        {"dim128", Geometry({64, 33}, {65, 257}).dim(128).heads(2, 1).block(17).bottom_right()},
+        {"dim64_full", Geometry({17, 33}, {65, 31}).dim(64).heads(8, 2).block(3).dlse().half()},
+        {"dim72",
+         Geometry({15, 1, 65}, {64, 257, 17}).dim(72).heads(3, 3).block(256).padded().half()},
+        {"dim96",
+         Geometry({16, 127}, {33, 15}).dim(96).heads(2, 2).block(1).top_left().gaps().half()},
+        {"dim128",
+         Geometry({64, 33}, {65, 257}).dim(128).heads(2, 1).block(17).bottom_right().half()},
         {"dim128_full", Geometry({31, 1}, {127, 64}).dim(128).heads(7, 1).block(544).padded()},
-        {"dim192", Geometry({17, 31}, {64, 16}).dim(192).heads(3, 1).block(16).dlse().batched()},
+        {"dim192",
+         Geometry({17, 31}, {64, 16}).dim(192).heads(3, 1).block(16).dlse().batched().half()},
         {"dim256", Geometry({33, 15}, {127, 1}).dim(256).heads(2, 2).block(3).head_major()},
         {"dim512", Geometry({16, 5}, {31, 17}).dim(512).heads(2, 1).block(16).bottom_right()},
 
         // Lengths around tiles.
         {"long_rows", Geometry({257}, {17}).dim(64).heads(1, 1).block(16)},
-        {"long_keys", Geometry({1, 15}, {257, 127}).dim(64).heads(8, 8).block(16).bottom_right()},
+        {"long_keys",
+         Geometry({1, 15}, {257, 127}).dim(64).heads(8, 8).block(16).bottom_right().half()},
         {"every_length", Geometry({0, 1, 15, 16, 17, 31, 33, 64, 65, 127})
                              .dim(64)
                              .heads(2, 2)
                              .block(16)
                              .bottom_right()
-                             .gaps()},
+                             .gaps()
+                             .half()},
         {"every_length_top_left",
          Geometry({127, 65, 64, 33, 31, 17, 16, 15, 1, 0}, {0, 1, 15, 16, 17, 31, 33, 64, 65, 127})
              .dim(8)
@@ -43,15 +51,16 @@ inline std::vector<std::pair<std::string, Geometry>> geometries() {
              .block(17)
              .top_left()
              .batched()},
-        {"one_key", Geometry({76, 34, 146}, {1, 1, 1}).dim(32).bottom_right()},
-        {"no_keys", Geometry({3, 5}, {0, 0}).dim(64).heads(2, 1)},
+        {"one_key", Geometry({76, 34, 146}, {1, 1, 1}).dim(32).bottom_right().half()},
+        {"no_keys", Geometry({3, 5}, {0, 0}).dim(64).heads(2, 1).half()},
         {"no_queries", Geometry({0, 0}, {16, 33}).dim(64).heads(2, 1)},
-        {"no_sequences", Geometry({}, {}).dim(64).heads(2, 1)},
+        {"no_sequences", Geometry({}, {}).dim(64).heads(2, 1).half()},
         {"no_sequences_batched", Geometry({}, {}).dim(8).batched()},
-        {"rows_without_keys", Geometry({65, 33}, {17, 1}).dim(64).heads(3, 1).bottom_right()},
+        {"rows_without_keys",
+         Geometry({65, 33}, {17, 1}).dim(64).heads(3, 1).bottom_right().half()},
 
         // Windows, alone and under a causal mask.
-        {"window", Geometry({65, 64}, {65, 127}).dim(64).heads(2, 1).window(16, 3)},
+        {"window", Geometry({65, 64}, {65, 127}).dim(64).heads(2, 1).window(16, 3).half()},
         {"window_zero", Geometry({33, 17}, {33, 31}).dim(40).heads(2, 2).window(0, 0)},
         {"window_left",
          Geometry({127, 31}, {127, 65}).dim(64).block(3).window(15, -1).bottom_right()},
@@ -60,11 +69,15 @@ inline std::vector<std::pair<std::string, Geometry>> geometries() {
         {"window_top_left", Geometry({65, 33}, {31, 64}).dim(72).block(1).window(1, 1).top_left()},
 
         // Blocks with several users.
-        {"prefix",
-         Geometry({17, 33, 1, 16}, {65, 81, 64, 79}).dim(64).heads(3, 1).bottom_right().prefix(4)},
+        {"prefix", Geometry({17, 33, 1, 16}, {65, 81, 64, 79})
+                       .dim(64)
+                       .heads(3, 1)
+                       .bottom_right()
+                       .prefix(4)
+                       .half()},
         {"prefix_full", Geometry({31, 15}, {127, 65}).dim(128).heads(2, 1).block(17).prefix(3)},
         {"prefix_partly_used",
-         Geometry({5, 9, 3}, {15, 33, 20}).dim(40).heads(2, 1).prefix(2).dlse()},
+         Geometry({5, 9, 3}, {15, 33, 20}).dim(40).heads(2, 1).prefix(2).dlse().half()},
         {"same_sequence", Geometry({33, 33, 33}, {33, 33, 33})
                               .dim(64)
                               .heads(2, 2)
@@ -74,13 +87,15 @@ inline std::vector<std::pair<std::string, Geometry>> geometries() {
                             .dim(64)
                             .heads(2, 1)
                             .bottom_right()
-                            .table({{0, 1, 0, 2}, {1, 1, 1}})},
+                            .table({{0, 1, 0, 2}, {1, 1, 1}})
+                            .half()},
         {"moved_blocks", Geometry({17, 33, 16}, {9, 12, 10})
                              .dim(72)
                              .heads(3, 3)
                              .block(3)
                              .table({{0, 1, 2}, {3, 0, 1, 2}, {2, 1, 4, 0}})
-                             .dlse()},
+                             .dlse()
+                             .half()},
         {"one_large_block", Geometry({65, 31}, {257, 127})
                                 .dim(64)
                                 .block(544)
@@ -90,13 +105,20 @@ inline std::vector<std::pair<std::string, Geometry>> geometries() {
 
         // Memory and data.
         {"head_major",
-         Geometry({33, 64}, {65, 64}).dim(64).heads(8, 2).head_major().bottom_right()},
+         Geometry({33, 64}, {65, 64}).dim(64).heads(8, 2).head_major().bottom_right().half()},
         {"batched", Geometry({33, 1, 15}, {65, 31, 15}).dim(128).heads(3, 3).batched().padded()},
-        {"batched_head_major",
-         Geometry({17, 31}, {31, 17}).dim(64).heads(2, 1).batched().head_major().top_left().dlse()},
-        {"skewed", Geometry({64, 127}, {64, 257}).dim(64).heads(2, 1).bottom_right().skewed()},
+        {"batched_head_major", Geometry({17, 31}, {31, 17})
+                                   .dim(64)
+                                   .heads(2, 1)
+                                   .batched()
+                                   .head_major()
+                                   .top_left()
+                                   .dlse()
+                                   .half()},
+        {"skewed",
+         Geometry({64, 127}, {64, 257}).dim(64).heads(2, 1).bottom_right().skewed().half()},
         {"skewed_full",
-         Geometry({33, 31}, {127, 16}).dim(256).heads(3, 1).block(256).skewed().dlse()},
+         Geometry({33, 31}, {127, 16}).dim(256).heads(3, 1).block(256).skewed().dlse().half()},
         {"skewed_small", Geometry({65, 17}, {33, 64}).dim(8).heads(7, 1).block(3).skewed().gaps()},
     };
 }

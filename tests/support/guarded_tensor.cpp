@@ -1,5 +1,7 @@
 #include "guarded_tensor.h"
 
+#include "rounding.h"
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -8,25 +10,30 @@ namespace pagegrad::test {
 
 namespace {
 
-constexpr uint32_t guard_bits = 0x7fc5a5a5;
-constexpr int64_t guard_band = 67;  ///< odd, so that no alignment is inherited
+constexpr int64_t guard_band = 67;  ///< elements; odd, so that no alignment is inherited
 
-float guard_value() {
-    float value;
-    std::memcpy(&value, &guard_bits, sizeof(value));
-    return value;
+constexpr uint16_t guard_word = 0x7fc5;  ///< a NaN in 16 bits, and twice in 32
+
+uint32_t guard_bits(pagegrad_dtype dtype) {
+    return dtype == PAGEGRAD_FLOAT32 ? guard_word << 16 | guard_word : guard_word;
+}
+
+/// 16-bit words of an element.
+int words(pagegrad_dtype dtype) {
+    return element_size(dtype) / 2;
 }
 
 }  // namespace
 
-GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout) {
+GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout,
+                             pagegrad_dtype dtype) {
     const int rank = static_cast<int>(shape.size());
     std::vector<int> outward(rank);  // dimensions from the innermost to the outermost
     std::iota(outward.rbegin(), outward.rend(), 0);
     if (layout == Layout::HeadMajor && rank > 2) {
         std::swap(outward[1], outward[2]);
     }
-    view_.dtype = PAGEGRAD_FLOAT32;
+    view_.dtype = dtype;
     view_.rank = rank;
     int64_t step = 1, count = 1, padding = 0;
     for (const int dim : outward) {
@@ -45,17 +52,32 @@ GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout) {
         }
         offset_[index] = offset;
     }
-    storage_.assign(step + 2 * guard_band, guard_value());
-    view_.data = storage_.data() + guard_band;
+    storage_.assign((step + 2 * guard_band) * words(dtype), guard_word);
+    view_.data = &storage_[guard_band * words(dtype)];
+}
+
+uint32_t GuardedTensor::element(int64_t offset) const {
+    uint32_t bits = 0;
+    std::memcpy(&bits, &storage_[offset * words(dtype())], element_size(dtype()));
+    return bits;
+}
+
+float GuardedTensor::operator[](int64_t index) const {
+    return decoded(element(offset_[index]), dtype());
+}
+
+void GuardedTensor::set(int64_t index, double value) {
+    const uint32_t bits = encoded(value, dtype());
+    std::memcpy(&storage_[offset_[index] * words(dtype())], &bits, element_size(dtype()));
 }
 
 bool GuardedTensor::guards_intact() const {
-    std::vector<bool> is_guard(storage_.size(), true);
+    std::vector<bool> is_guard(storage_.size() / words(dtype()), true);
     for (const int64_t offset : offset_) {
         is_guard[offset] = false;
     }
-    for (std::size_t at = 0; at < storage_.size(); at++) {
-        if (is_guard[at] && bits_of(storage_[at]) != guard_bits) {
+    for (std::size_t offset = 0; offset < is_guard.size(); offset++) {
+        if (is_guard[offset] && element(static_cast<int64_t>(offset)) != guard_bits(dtype())) {
             return false;
         }
     }
@@ -63,11 +85,7 @@ bool GuardedTensor::guards_intact() const {
 }
 
 bool GuardedTensor::is_untouched(int64_t index) const {
-    return bits_of((*this)[index]) == guard_bits;
-}
-
-std::vector<uint32_t> GuardedTensor::bits() const {
-    return bits_of(storage_);
+    return element(offset_[index]) == guard_bits(dtype());
 }
 
 uint32_t bits_of(float value) {

@@ -1,4 +1,4 @@
-/// A float32 tensor that lies between guard bands.
+/// A tensor that lies between guard bands.
 #pragma once
 
 #include "pagegrad/pagegrad.h"
@@ -21,30 +21,35 @@ enum class Layout {
 class GuardedTensor {
 public:
     GuardedTensor() = default;
-    GuardedTensor(const std::vector<int64_t> &shape, Layout layout);
+    GuardedTensor(const std::vector<int64_t> &shape, Layout layout,
+                  pagegrad_dtype dtype = PAGEGRAD_FLOAT32);
 
     /// The view to pass to the library.
     operator pagegrad_tensor() const {
         return view_;
     }
+    pagegrad_dtype dtype() const {
+        return static_cast<pagegrad_dtype>(view_.dtype);
+    }
     int64_t size() const {
         return static_cast<int64_t>(offset_.size());
     }
     /// Entry at `index` in row-major order, whatever the layout.
-    float &operator[](int64_t index) {
-        return storage_[offset_[index]];
-    }
-    float operator[](int64_t index) const {
-        return storage_[offset_[index]];
-    }
+    float operator[](int64_t index) const;
+    /// Stores the number of the tensor's dtype that is nearest to `value`.
+    void set(int64_t index, double value);
     bool guards_intact() const;
     bool is_untouched(int64_t index) const;
     /// The bits of all memory.
-    std::vector<uint32_t> bits() const;
+    std::vector<uint16_t> bits() const {
+        return storage_;
+    }
 
 private:
-    std::vector<float> storage_;
-    std::vector<int64_t> offset_;  ///< of every entry, row-major
+    uint32_t element(int64_t offset) const;
+
+    std::vector<uint16_t> storage_;  ///< 16-bit words, two of them a float32
+    std::vector<int64_t> offset_;    ///< of every entry, row-major, in elements
     pagegrad_tensor view_{};
 };
 

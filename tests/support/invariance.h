@@ -24,16 +24,27 @@ void expect_workspace_respected(const Problem &problem, const Options &options, 
 /// Large enough for several tasks; with shared blocks, GQA and rows that see no key.
 inline std::vector<std::pair<std::string, Geometry>> invariance_geometries() {
     return {
-        {"bits_dim64",
-         Geometry({65, 33, 17, 1}, {97, 65, 70, 64}).dim(64).heads(6, 2).bottom_right().prefix(3)},
+        {"bits_dim64", Geometry({65, 33, 17, 1}, {97, 65, 70, 64})
+                           .dim(64)
+                           .heads(6, 2)
+                           .bottom_right()
+                           .prefix(3)
+                           .half()},
         {"bits_dim128", Geometry({31, 64, 5}, {127, 33, 50})
                             .dim(128)
                             .heads(3, 3)
                             .block(17)
                             .table({{0, 1, 2, 3, 4, 5, 6, 7}, {0, 8}, {3, 0, 3}})
-                            .gaps()},
-        {"bits_dim40",
-         Geometry({127, 40}, {65, 40}).dim(40).heads(4, 2).block(3).top_left().batched().dlse()},
+                            .gaps()
+                            .half()},
+        {"bits_dim40", Geometry({127, 40}, {65, 40})
+                           .dim(40)
+                           .heads(4, 2)
+                           .block(3)
+                           .top_left()
+                           .batched()
+                           .dlse()
+                           .half()},
     };
 }
 

@@ -1,7 +1,5 @@
 #include "problem.h"
 
-#include "tolerance.h"
-
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -65,16 +63,23 @@ int count_blocks(const AttentionInputs &inputs) {
 }
 
 /// Gradient that a pool held before an accumulating call.
-float earlier_gradient(std::size_t entry) {
-    return 0.25f * static_cast<float>(static_cast<int>(entry % 11) - 5);
+double earlier_gradient(std::size_t entry) {
+    return 0.25 * (static_cast<int>(entry % 11) - 5);
+}
+
+void round_all(std::vector<double> &values, pagegrad_dtype dtype) {
+    for (double &value : values) {
+        value = rounded(value, dtype);
+    }
 }
 
 }  // namespace
 
-Problem make_problem(AttentionInputs inputs, Form form, Layout layout) {
+Problem make_problem(AttentionInputs inputs, Form form, Layout layout, const Dtypes &dtypes) {
     Problem problem;
     problem.form = form;
     problem.layout = layout;
+    problem.dtypes = dtypes;
     problem.num_blocks = count_blocks(inputs);
     problem.used.resize(int64_t{problem.num_blocks} * inputs.block_size);
     for (std::size_t b = 0; b < inputs.blocks.size(); b++) {
@@ -83,6 +88,10 @@ Problem make_problem(AttentionInputs inputs, Form form, Layout layout) {
             problem.used[block * inputs.block_size + j % inputs.block_size] = true;
         }
     }
+    for (std::vector<double> *values : {&inputs.q, &inputs.dout, &inputs.k_pool, &inputs.v_pool}) {
+        round_all(*values, dtypes.inputs);
+    }
+    inputs.stored_out = [dtype = dtypes.out](double value) { return rounded(value, dtype); };
     problem.expected = attention_reference(inputs);
     problem.inputs = std::move(inputs);
     return problem;
@@ -119,7 +128,7 @@ Problem make_problem(const Geometry &geometry) {
     if (geometry.with_dlse) {
         in.dlse = random(tokens, in.num_heads);
     }
-    return make_problem(std::move(in), geometry.form, geometry.layout);
+    return make_problem(std::move(in), geometry.form, geometry.layout, geometry.dtypes);
 }
 
 PagedCall::PagedCall(const Problem &problem, const Options &options)
@@ -202,14 +211,14 @@ std::vector<int64_t> PagedCall::leading_shape() const {
     return {num_rows_};
 }
 
-GuardedTensor PagedCall::query_tensor(const std::vector<double> *rows) const {
+GuardedTensor PagedCall::query_tensor(pagegrad_dtype dtype, const std::vector<double> *rows) const {
     const int64_t width = int64_t{problem_.inputs.num_heads} * problem_.inputs.head_dim;
     std::vector<int64_t> shape = leading_shape();
     shape.push_back(problem_.inputs.num_heads);
     shape.push_back(problem_.inputs.head_dim);
-    GuardedTensor tensor(shape, problem_.layout);
+    GuardedTensor tensor(shape, problem_.layout, dtype);
     for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
-        tensor[token_row_[at / width] * width + at % width] = static_cast<float>((*rows)[at]);
+        tensor.set(token_row_[at / width] * width + at % width, (*rows)[at]);
     }
     return tensor;
 }
@@ -221,15 +230,15 @@ GuardedTensor PagedCall::lse_tensor(const std::vector<double> *rows) const {
     const bool gaps = problem_.layout != Layout::Contiguous;
     GuardedTensor tensor(shape, gaps ? Layout::Padded : Layout::Contiguous);
     for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
-        tensor[token_row_[at / width] * width + at % width] = static_cast<float>((*rows)[at]);
+        tensor.set(token_row_[at / width] * width + at % width, (*rows)[at]);
     }
     return tensor;
 }
 
-GuardedTensor PagedCall::pool_tensor() const {
+GuardedTensor PagedCall::pool_tensor(pagegrad_dtype dtype) const {
     const AttentionInputs &in = problem_.inputs;
     return GuardedTensor({pool_blocks_, in.block_size, in.num_kv_heads, in.head_dim},
-                         problem_.layout);
+                         problem_.layout, dtype);
 }
 
 int64_t PagedCall::pool_row(int64_t row) const {
@@ -253,44 +262,44 @@ std::vector<int64_t> PagedCall::gathered_rows() const {
     return rows;
 }
 
-void PagedCall::fill_inputs() {
+template<typename Value>
+void PagedCall::fill_used(GuardedTensor &pool, Value value) const {
     const AttentionInputs &in = problem_.inputs;
-    q = query_tensor(&in.q);
-    dout = query_tensor(&in.dout);
-    saved_out = query_tensor(&problem_.expected.out.value);
-    saved_lse = lse_tensor(&problem_.expected.lse.value);
-    dlse = lse_tensor(&in.dlse);
-    k_pool = pool_tensor();
-    v_pool = pool_tensor();
-    for (int64_t at = 0; at < k_pool.size(); at++) {
-        k_pool[at] = v_pool[at] = options_.unused_value;
-    }
     for (std::size_t at = 0; at < in.k_pool.size(); at++) {
         const int64_t row = static_cast<int64_t>(at) / in.head_dim;
         if (problem_.used[row / in.num_kv_heads]) {
-            const int64_t place = pool_row(row) * in.head_dim + at % in.head_dim;
-            k_pool[place] = static_cast<float>(in.k_pool[at]);
-            v_pool[place] = static_cast<float>(in.v_pool[at]);
+            pool.set(pool_row(row) * in.head_dim + at % in.head_dim, value(at));
         }
     }
 }
 
-void PagedCall::fill_outputs() {
-    out = query_tensor(nullptr);
-    lse = lse_tensor(nullptr);
-    dq = query_tensor(nullptr);
-    dk_pool = pool_tensor();
-    dv_pool = pool_tensor();
-    if (options_.pool_mode == PAGEGRAD_POOL_OVERWRITE) {
-        return;
-    }
+void PagedCall::fill_inputs() {
     const AttentionInputs &in = problem_.inputs;
-    for (std::size_t at = 0; at < in.k_pool.size(); at++) {
-        const int64_t row = static_cast<int64_t>(at) / in.head_dim;
-        if (problem_.used[row / in.num_kv_heads]) {
-            const int64_t place = pool_row(row) * in.head_dim + at % in.head_dim;
-            dk_pool[place] = dv_pool[place] = earlier_gradient(at);
-        }
+    const Dtypes &dtypes = problem_.dtypes;
+    q = query_tensor(dtypes.inputs, &in.q);
+    dout = query_tensor(dtypes.inputs, &in.dout);
+    saved_out = query_tensor(dtypes.out, &problem_.expected.out.value);
+    saved_lse = lse_tensor(&problem_.expected.lse.value);
+    dlse = lse_tensor(&in.dlse);
+    k_pool = pool_tensor(dtypes.inputs);
+    v_pool = pool_tensor(dtypes.inputs);
+    for (int64_t at = 0; at < k_pool.size(); at++) {
+        k_pool.set(at, options_.unused_value);
+        v_pool.set(at, options_.unused_value);
+    }
+    fill_used(k_pool, [&in](std::size_t at) { return in.k_pool[at]; });
+    fill_used(v_pool, [&in](std::size_t at) { return in.v_pool[at]; });
+}
+
+void PagedCall::fill_outputs() {
+    out = query_tensor(problem_.dtypes.out, nullptr);
+    lse = lse_tensor(nullptr);
+    dq = query_tensor(problem_.dtypes.dq, nullptr);
+    dk_pool = pool_tensor(PAGEGRAD_FLOAT32);
+    dv_pool = pool_tensor(PAGEGRAD_FLOAT32);
+    if (options_.pool_mode == PAGEGRAD_POOL_ACCUMULATE) {
+        fill_used(dk_pool, earlier_gradient);
+        fill_used(dv_pool, earlier_gradient);
     }
 }
 
@@ -368,9 +377,11 @@ Results PagedCall::results() const {
 }
 
 void PagedCall::expect_query_rows(const char *name, const GuardedTensor &tensor,
-                                  const Quantity &expected) const {
+                                  const Quantity &expected, Products products) const {
     const int width = problem_.inputs.num_heads * problem_.inputs.head_dim;
-    EXPECT_TRUE(is_close(query_rows(tensor, width), expected, problem_.inputs.head_dim)) << name;
+    EXPECT_TRUE(is_close(query_rows(tensor, width), expected, problem_.inputs.head_dim,
+                         tensor.dtype(), products))
+        << name;
     EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
     std::vector<bool> of_sequence(num_rows_);
     for (const int64_t row : token_row_) {
@@ -383,8 +394,8 @@ void PagedCall::expect_query_rows(const char *name, const GuardedTensor &tensor,
     }
 }
 
-void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor,
-                            Quantity expected) const {
+void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor, Quantity expected,
+                            Products products) const {
     const AttentionInputs &in = problem_.inputs;
     const bool accumulate = options_.pool_mode == PAGEGRAD_POOL_ACCUMULATE;
     std::vector<float> values = pool_values(tensor);
@@ -401,7 +412,7 @@ void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor,
             expected.size[at] += std::abs(earlier_gradient(at));
         }
     }
-    EXPECT_TRUE(is_close(values, expected, in.head_dim)) << name;
+    EXPECT_TRUE(is_close(values, expected, in.head_dim, tensor.dtype(), products)) << name;
     EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
     for (int64_t at = 0; at < tensor.size(); at++) {
         if (!used[at]) {
@@ -412,8 +423,18 @@ void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor,
     }
 }
 
+Products PagedCall::products(const char *operation) const {
+    const char *chosen = "";
+    EXPECT_EQ(pagegrad_choose_kernel(plan(), operation, problem_.dtypes.inputs, &execution, &chosen,
+                                     nullptr),
+              PAGEGRAD_OK);
+    const std::string name = chosen;
+    const bool bfloat16 = name.substr(name.rfind('_') + 1) == "avx512bf16";
+    return bfloat16 ? Products::Bfloat16 : Products::Float32;
+}
+
 void PagedCall::expect_forward() const {
-    expect_query_rows("out", out, problem_.expected.out);
+    expect_query_rows("out", out, problem_.expected.out, products("forward"));
     EXPECT_TRUE(lse.guards_intact()) << "lse was written past its end";
     if (options_.with_lse) {
         EXPECT_TRUE(is_close(query_rows(lse, problem_.inputs.num_heads), problem_.expected.lse, 1))
@@ -422,65 +443,104 @@ void PagedCall::expect_forward() const {
 }
 
 void PagedCall::expect_backward() const {
-    expect_query_rows("dq", dq, problem_.expected.dq);
-    expect_pool("dk_pool", dk_pool, problem_.expected.dk_pool);
-    expect_pool("dv_pool", dv_pool, problem_.expected.dv_pool);
+    const Products how = products("backward");
+    expect_query_rows("dq", dq, problem_.expected.dq, how);
+    expect_pool("dk_pool", dk_pool, problem_.expected.dk_pool, how);
+    expect_pool("dv_pool", dv_pool, problem_.expected.dv_pool, how);
 }
 
-std::vector<std::string> kernels(const std::vector<std::string> &operations, int head_dim) {
-    std::vector<std::string> names;
+void PagedCall::expect_plain_bounds() const {
+    const Products how = products("backward");
+    const Results got = results();
+    const double pool_bound = plain_bound(PAGEGRAD_FLOAT32, how);
+    EXPECT_LE(relative_error(got.dq, problem_.expected.dq), plain_bound(problem_.dtypes.dq, how));
+    EXPECT_LE(relative_error(got.dk_pool, problem_.expected.dk_pool), pool_bound);
+    EXPECT_LE(relative_error(got.dv_pool, problem_.expected.dv_pool), pool_bound);
+}
+
+bool serves(const pagegrad_kernel_info &kernel, pagegrad_dtype dtype) {
+    const std::string operation = kernel.operation;
+    const bool widens = operation == "forward" || operation == "backward";
+    return kernel.dtype == dtype || (widens && kernel.dtype == PAGEGRAD_FLOAT32);
+}
+
+std::vector<KernelChoice> kernels(const std::vector<std::string> &operations, int head_dim) {
+    std::vector<KernelChoice> choices;
     for (int32_t index = 0; index < pagegrad_kernel_count(); index++) {
         pagegrad_kernel_info info{};
         info.struct_size = sizeof(info);
-        if (pagegrad_get_kernel_info(index, &info, nullptr) != PAGEGRAD_OK || !info.available ||
-            info.dtype != PAGEGRAD_FLOAT32) {
+        if (pagegrad_get_kernel_info(index, &info, nullptr) != PAGEGRAD_OK || !info.available) {
             continue;
         }
         const bool wanted =
             std::find(operations.begin(), operations.end(), info.operation) != operations.end();
         if (wanted && (info.head_dim == 0 || info.head_dim == head_dim)) {
-            names.push_back(info.name);
+            for (const pagegrad_dtype dtype : all_dtypes) {
+                if (serves(info, dtype)) {
+                    choices.push_back({info.name, dtype});
+                }
+            }
         }
     }
-    return names;
+    return choices;
 }
 
-std::vector<std::string> kernels_and_dispatch(const std::vector<std::string> &operations,
-                                              int head_dim) {
-    std::vector<std::string> names = kernels(operations, head_dim);
-    names.emplace_back();
-    return names;
+std::vector<KernelChoice> kernels_and_dispatch(const std::vector<std::string> &operations,
+                                               int head_dim) {
+    const std::vector<KernelChoice> named = kernels(operations, head_dim);
+    std::vector<KernelChoice> choices = named;
+    for (const pagegrad_dtype dtype : all_dtypes) {
+        if (std::any_of(named.begin(), named.end(),
+                        [dtype](const KernelChoice &kernel) { return kernel.dtype == dtype; })) {
+            choices.push_back({"", dtype});
+        }
+    }
+    return choices;
 }
 
-std::string kernel_label(const std::string &kernel) {
-    return kernel.empty() ? "dispatch" : kernel;
+std::string label(const KernelChoice &kernel) {
+    return (kernel.name.empty() ? "dispatch" : kernel.name) + "__" + dtype_name(kernel.dtype);
+}
+
+std::ostream &operator<<(std::ostream &stream, const KernelChoice &kernel) {
+    return stream << label(kernel);
 }
 
 std::vector<KernelCase>
 with_kernels(const std::vector<std::pair<std::string, Geometry>> &geometries,
              const std::vector<std::string> &operations) {
     std::vector<KernelCase> cases;
+    int turn = 0;
     for (const auto &[name, geometry] : geometries) {
-        for (const std::string &kernel : kernels_and_dispatch(operations, geometry.head_dim)) {
-            cases.push_back({name, kernel, geometry});
+        turn += geometry.also_half;
+        for (const KernelChoice &kernel : kernels_and_dispatch(operations, geometry.head_dim)) {
+            if (kernel.dtype == PAGEGRAD_FLOAT32 || geometry.also_half) {
+                const Dtypes dtypes(kernel.dtype,
+                                    turn / 2 % 2 == 0 ? kernel.dtype : PAGEGRAD_FLOAT32,
+                                    turn % 2 == 0 ? kernel.dtype : PAGEGRAD_FLOAT32);
+                cases.push_back({name, kernel, Geometry(geometry).stored_as(dtypes)});
+            }
         }
     }
     return cases;
 }
 
 std::ostream &operator<<(std::ostream &stream, const KernelCase &test) {
-    return stream << test.name << " with " << kernel_label(test.kernel);
+    const Dtypes &dtypes = test.geometry.dtypes;
+    return stream << test.name << " with " << test.kernel << ", out " << dtype_name(dtypes.out)
+                  << ", dq " << dtype_name(dtypes.dq);
 }
 
 std::string case_name(const testing::TestParamInfo<KernelCase> &info) {
-    return info.param.name + "__" + kernel_label(info.param.kernel);
+    return info.param.name + "__" + label(info.param.kernel);
 }
 
 const Problem &problem_of(const KernelCase &test) {
-    static std::map<std::string, Problem> problems;
-    auto found = problems.find(test.name);
+    static std::map<std::pair<std::string, pagegrad_dtype>, Problem> problems;
+    const auto key = std::make_pair(test.name, test.kernel.dtype);
+    auto found = problems.find(key);
     if (found == problems.end()) {
-        found = problems.emplace(test.name, make_problem(test.geometry)).first;
+        found = problems.emplace(key, make_problem(test.geometry)).first;
     }
     return found->second;
 }

@@ -4,6 +4,7 @@
 
 #include "guarded_tensor.h"
 #include "tests/reference/attention_reference.h"
+#include "tolerance.h"
 
 #include <gtest/gtest.h>
 
@@ -24,6 +25,19 @@ enum class Form {
     Batched          ///< [B, S, H, D], S larger than every length
 };
 
+/// The formats of the tensors that need not be float32.
+struct Dtypes {
+    pagegrad_dtype inputs;   ///< q, dout and the pools
+    pagegrad_dtype out, dq;  ///< that of the inputs, or float32
+
+    /// One format for all.
+    Dtypes(pagegrad_dtype dtype = PAGEGRAD_FLOAT32) : Dtypes(dtype, dtype, dtype) {
+    }
+    Dtypes(pagegrad_dtype inputs, pagegrad_dtype out, pagegrad_dtype dq)
+        : inputs(inputs), out(out), dq(dq) {
+    }
+};
+
 enum class Data {
     Gaussian,
     Skewed  ///< outlier channels, large means, heavy tails
@@ -41,6 +55,8 @@ struct Geometry {
     Layout layout = Layout::Contiguous;
     Data data = Data::Gaussian;
     bool with_dlse = false;
+    Dtypes dtypes;
+    bool also_half = false;
 
     Geometry(std::vector<int32_t> query_length, std::vector<int32_t> kv_length)
         : query_length(std::move(query_length)), kv_length(std::move(kv_length)) {
@@ -105,22 +121,34 @@ struct Geometry {
         with_dlse = true;
         return *this;
     }
+    /// For kernels of 16-bit formats as well.
+    Geometry &half() {
+        also_half = true;
+        return *this;
+    }
+    Geometry &stored_as(const Dtypes &formats) {
+        dtypes = formats;
+        return *this;
+    }
 };
 
-/// Inputs, exact in float32, and the expected results. Blocks have the ids of the geometry here;
-/// where they lie in the pool is up to each call.
+/// Inputs, exact in their formats, and the expected results, with the backward's from `out` as it
+/// is stored. Blocks have the ids of the geometry here; where they lie in the pool is up to each
+/// call.
 struct Problem {
     Form form;
     Layout layout;
+    Dtypes dtypes;
     AttentionInputs inputs;
     AttentionResult expected;
     int num_blocks;
     std::vector<bool> used;  ///< per slot of the pool: some sequence has a key there
 };
 
-/// A problem with given data. `inputs.blocks` names the blocks of inputs.k_pool.
+/// A problem with given data, which is rounded to its formats. `inputs.blocks` names the blocks of
+/// inputs.k_pool.
 Problem make_problem(AttentionInputs inputs, Form form = Form::Packed,
-                     Layout layout = Layout::Contiguous);
+                     Layout layout = Layout::Contiguous, const Dtypes &dtypes = {});
 
 /// A problem with random data; the same geometry gives the same data.
 Problem make_problem(const Geometry &geometry);
@@ -155,6 +183,8 @@ public:
     /// Compares with the reference, and checks guard bands, unused rows and unused slots.
     void expect_forward() const;
     void expect_backward() const;
+    /// One plain bound on every gradient as a whole.
+    void expect_plain_bounds() const;
     Results results() const;
     const char *message() const {
         return error_.message;
@@ -183,15 +213,21 @@ private:
     void fill_inputs();
     void fill_outputs();
     void fill_arguments();
-    GuardedTensor query_tensor(const std::vector<double> *rows) const;
+    GuardedTensor query_tensor(pagegrad_dtype dtype, const std::vector<double> *rows) const;
     GuardedTensor lse_tensor(const std::vector<double> *rows) const;
-    GuardedTensor pool_tensor() const;
+    GuardedTensor pool_tensor(pagegrad_dtype dtype) const;
+    /// Sets the used slots of a pool; `value` is given an entry of the problem's pool.
+    template<typename Value>
+    void fill_used(GuardedTensor &pool, Value value) const;
     std::vector<float> query_rows(const GuardedTensor &tensor, int width) const;
     std::vector<float> pool_values(const GuardedTensor &tensor) const;
-    void expect_query_rows(const char *name, const GuardedTensor &tensor,
-                           const Quantity &expected) const;
-    void expect_pool(const char *name, const GuardedTensor &tensor, Quantity expected) const;
+    void expect_query_rows(const char *name, const GuardedTensor &tensor, const Quantity &expected,
+                           Products products) const;
+    void expect_pool(const char *name, const GuardedTensor &tensor, Quantity expected,
+                     Products products) const;
     std::vector<int64_t> leading_shape() const;
+    /// How the kernel that runs an operation multiplies.
+    Products products(const char *operation) const;
 
     const Problem &problem_;
     Options options_;
@@ -206,23 +242,36 @@ private:
     pagegrad_error error_{};
 };
 
-/// Available float32 kernels of the given operations that can run a head dimension.
-std::vector<std::string> kernels(const std::vector<std::string> &operations, int head_dim);
+/// A kernel, or the choice of dispatch for a dtype.
+struct KernelChoice {
+    std::string name;  ///< empty: dispatch chooses
+    pagegrad_dtype dtype = PAGEGRAD_FLOAT32;
+};
 
-/// The same, and "" for the choice of dispatch.
-std::vector<std::string> kernels_and_dispatch(const std::vector<std::string> &operations,
-                                              int head_dim);
+/// Whether a kernel runs tensors of a dtype: forward and backward in float32 widen 16-bit ones.
+bool serves(const pagegrad_kernel_info &kernel, pagegrad_dtype dtype);
 
-/// Name of a kernel, or of the choice of dispatch, in names of tests.
-std::string kernel_label(const std::string &kernel);
+/// Available kernels of the given operations that can run a head dimension, with each dtype.
+std::vector<KernelChoice> kernels(const std::vector<std::string> &operations, int head_dim);
+
+/// The same, and the choices of dispatch for the dtypes that these kernels have.
+std::vector<KernelChoice> kernels_and_dispatch(const std::vector<std::string> &operations,
+                                               int head_dim);
+
+/// In names of tests.
+std::string label(const KernelChoice &kernel);
+std::ostream &operator<<(std::ostream &stream, const KernelChoice &kernel);
 
 /// A named problem and a kernel to run it with.
 struct KernelCase {
-    std::string name, kernel;
-    Geometry geometry;
+    std::string name;
+    KernelChoice kernel;
+    Geometry geometry;  ///< in the dtype of the kernel
 };
 
-/// Every kernel, and dispatch, with every geometry that it can run.
+/// Every kernel, and dispatch, with every geometry that it can run. Kernels of 16-bit formats get
+/// the geometries that are marked for them, with out and dq in the format, in float32, or mixed, by
+/// turns.
 std::vector<KernelCase>
 with_kernels(const std::vector<std::pair<std::string, Geometry>> &geometries,
              const std::vector<std::string> &operations);
