@@ -6,14 +6,22 @@
 set(pagegrad_target_avx512 x86-64-linux-avx512_skylake-avx512-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_avx2 x86-64-linux-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_x86 x86-64-linux)
-if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
-    message(FATAL_ERROR "pagegrad has kernels for x86-64 Linux only so far.")
+set(pagegrad_target_neon arm-64-linux)
+
+# The targets of each processor, best first; the last one runs on all of its kind.
+set(pagegrad_targets_x86_64 avx512 avx2 x86)
+set(pagegrad_targets_aarch64 neon)
+set(pagegrad_targets ${pagegrad_targets_${CMAKE_SYSTEM_PROCESSOR}})
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT pagegrad_targets)
+    message(FATAL_ERROR "pagegrad has kernels for Linux on x86_64 and aarch64, not for "
+                        "${CMAKE_SYSTEM_NAME} on ${CMAKE_SYSTEM_PROCESSOR}.")
 endif()
+list(GET pagegrad_targets -1 pagegrad_baseline)
 
 # Kernels need nothing of Halide's runtime but memory, which comes from the workspace of the call
 # (runtime/src/workspace.cpp). Their calls get names of our own, so that a program with another Halide
 # pipeline, and its runtime, is left alone.
-add_halide_runtime(pagegrad_halide_runtime TARGETS x86-64-linux)
+add_halide_runtime(pagegrad_halide_runtime TARGETS ${pagegrad_target_${pagegrad_baseline}})
 set_target_properties(pagegrad_halide_runtime PROPERTIES EXCLUDE_FROM_ALL ON)
 file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/kernels")
 set(pagegrad_renamed_symbols)
@@ -21,7 +29,7 @@ foreach(symbol IN ITEMS halide_malloc halide_free)
     list(APPEND pagegrad_renamed_symbols --redefine-sym ${symbol}=pagegrad_${symbol})
 endforeach()
 
-# pagegrad_add_kernel(<op> DTYPE f32 TARGET avx512|avx2|x86 [HEAD_DIM <n>|any])
+# pagegrad_add_kernel(<op> DTYPE f32 TARGET <one of pagegrad_targets> [HEAD_DIM <n>|any])
 # Adds a kernel of generators/<op>_generator.cpp. Dispatch tries kernels in the order of the calls.
 function(pagegrad_add_kernel op)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM" "")
@@ -61,7 +69,7 @@ function(pagegrad_add_kernel op)
 endfunction()
 
 # Best target first, and in a target kernels for one head_dim before those for any.
-foreach(target IN ITEMS avx512 avx2 x86)
+foreach(target IN LISTS pagegrad_targets)
     set(head_dims 64 128 any)
     if(target STREQUAL "x86")
         set(head_dims any)

@@ -3,8 +3,10 @@
 #include "kernel_headers.inc"
 #include "status.h"
 
-#include <cpuid.h>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace pagegrad {
 
@@ -20,10 +22,12 @@ const Kernel kernels[] = {
 #undef PAGEGRAD_KERNEL
 };
 
+#if defined(__x86_64__)
 bool has_f16c() {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+#endif
 
 /// Whether `part` stands in `name` between underscores.
 bool has_part(const std::string &name, const std::string &part) {
@@ -76,11 +80,12 @@ const char *operation_name(Operation operation) {
 }
 
 const char *target_name(CpuTarget target) {
-    static const char *const names[] = {"avx512", "avx2", "x86"};
+    static const char *const names[] = {"avx512", "avx2", "x86", "neon"};
     return names[static_cast<int>(target)];
 }
 
 bool available(CpuTarget target) {
+#if defined(__x86_64__)
     // GCC's check includes the operating system's support for the registers.
     static const bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
@@ -88,13 +93,17 @@ bool available(CpuTarget target) {
         avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw");
+#else
+    constexpr bool avx2 = false, avx512 = false;
+#endif
     switch (target) {
     case CpuTarget::avx512:
         return avx512;
     case CpuTarget::avx2:
         return avx2;
     case CpuTarget::x86:
-        return true;
+    case CpuTarget::neon:
+        return true;  // every processor that such a build runs on has it
     }
     return false;
 }
