@@ -1,6 +1,6 @@
 # Set-up, build and the everyday jobs in one word each. With CMake directly: see CMakePresets.json.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test format format-check lint clean
+.PHONY: help setup build demo test test-aarch64 format format-check lint clean
 
 CMAKE := .venv/bin/cmake
 CTEST := .venv/bin/ctest
@@ -11,7 +11,7 @@ SOURCES = find $(FOLDERS) -name '*.cpp' -o -name '*.h' -o -name '*.hpp'
 LINTED = find generators runtime schedules tools -name '*.cpp'
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing (packages, .venv with Halide, CMake, Ninja)
 	@scripts/bootstrap
@@ -26,6 +26,14 @@ demo: build ## gradients of real attention data with every schedule, checked and
 test: build ## build, then run all tests
 	@$(CTEST) --test-dir build --output-on-failure --parallel $(JOBS)
 
+test-aarch64: ## build for aarch64, then run those tests under qemu that depend on the processor
+	@scripts/bootstrap --aarch64
+	@$(CMAKE) --preset release
+	@$(CMAKE) --build build --parallel $(JOBS) --target pagegrad-halide_generators
+	@$(CMAKE) --preset aarch64
+	@$(CMAKE) --build build-aarch64 --parallel $(JOBS)
+	@$(CTEST) --preset aarch64 --parallel $(JOBS)
+
 format: ## format all C++ sources
 	@$(SOURCES) | xargs clang-format-19 -i
 
@@ -36,4 +44,4 @@ lint: build ## run clang-tidy on everything but tests and benchmarks
 	@$(LINTED) | xargs -P $(JOBS) -n 1 clang-tidy-19 -p build --quiet
 
 clean: ## remove what was built; .venv stays
-	@rm -rf build build-debug build-asan
+	@rm -rf build build-debug build-asan build-aarch64

@@ -7,14 +7,22 @@ set(pagegrad_target_avx512bf16 x86-64-linux-avx512_zen4-avx512_skylake-avx512-av
 set(pagegrad_target_avx512 x86-64-linux-avx512_skylake-avx512-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_avx2 x86-64-linux-avx2-avx-f16c-fma-sse41)
 set(pagegrad_target_x86 x86-64-linux)
-if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
-    message(FATAL_ERROR "pagegrad has kernels for x86-64 Linux only so far.")
+set(pagegrad_target_neon arm-64-linux)
+
+# The targets of each processor, best first; the last one runs on all of its kind.
+set(pagegrad_targets_x86_64 avx512 avx2 x86)
+set(pagegrad_targets_aarch64 neon)
+set(pagegrad_targets ${pagegrad_targets_${CMAKE_SYSTEM_PROCESSOR}})
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT pagegrad_targets)
+    message(FATAL_ERROR "pagegrad has kernels for Linux on x86_64 and aarch64, not for "
+                        "${CMAKE_SYSTEM_NAME} on ${CMAKE_SYSTEM_PROCESSOR}.")
 endif()
+list(GET pagegrad_targets -1 pagegrad_baseline)
 
 # Kernels need nothing of Halide's runtime but memory, which comes from the workspace of the call
 # (runtime/src/workspace.cpp). Their calls get names of our own, so that a program with another Halide
 # pipeline, and its runtime, is left alone.
-add_halide_runtime(pagegrad_halide_runtime TARGETS x86-64-linux)
+add_halide_runtime(pagegrad_halide_runtime TARGETS ${pagegrad_target_${pagegrad_baseline}})
 set_target_properties(pagegrad_halide_runtime PROPERTIES EXCLUDE_FROM_ALL ON)
 file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/kernels")
 set(pagegrad_renamed_symbols)
@@ -94,10 +102,13 @@ function(pagegrad_add_packing target dtype product)
     endforeach()
 endfunction()
 
-# Best target first, and in a target kernels for one head_dim before those for any.
-pagegrad_add_products(avx512bf16 bf16 64 128 any)
-pagegrad_add_packing(avx512bf16 bf16 bf16)
-foreach(target IN ITEMS avx512 avx2 x86)
+# Best target first, and in a target kernels for one head_dim before those for any. Products in
+# bfloat16 are avx512bf16's alone; for everything else the kernels of avx512 serve beside it.
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+    pagegrad_add_products(avx512bf16 bf16 64 128 any)
+    pagegrad_add_packing(avx512bf16 bf16 bf16)
+endif()
+foreach(target IN LISTS pagegrad_targets)
     if(target STREQUAL "x86")
         pagegrad_add_products(${target} f32 any)
     else()

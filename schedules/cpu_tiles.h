@@ -15,12 +15,16 @@ struct RegisterTile {
 
 /// 32 registers of 512 bits hold 8 x 32 sums, the two vectors of the right operand and broadcast
 /// scalars of the left one from memory; 16 registers of 256 bits hold 4 x 16; 128 bits 4 x 8.
+/// NEON's 32 registers of 128 bits hold 4 x 16 sums, four vectors and four broadcast scalars.
 inline RegisterTile register_tile(const Halide::Target &target) {
     if (target.has_feature(Halide::Target::AVX512_Skylake)) {
         return {8, 32, 16};
     }
     if (target.has_feature(Halide::Target::AVX2)) {
         return {4, 16, 8};
+    }
+    if (target.arch == Halide::Target::ARM) {
+        return {4, 16, 4};
     }
     return {4, 8, 4};
 }

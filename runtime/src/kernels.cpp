@@ -4,8 +4,10 @@
 #include "status.h"
 #include "tensors.h"
 
-#include <cpuid.h>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace pagegrad {
 
@@ -21,10 +23,12 @@ const Kernel kernels[] = {
 #undef PAGEGRAD_KERNEL
 };
 
+#if defined(__x86_64__)
 bool has_f16c() {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+#endif
 
 /// Whether `part` stands in `name` between underscores.
 bool has_part(const std::string &name, const std::string &part) {
@@ -84,11 +88,12 @@ const char *operation_name(Operation operation) {
 }
 
 const char *target_name(CpuTarget target) {
-    static const char *const names[] = {"avx512bf16", "avx512", "avx2", "x86"};
+    static const char *const names[] = {"avx512bf16", "avx512", "avx2", "x86", "neon"};
     return names[static_cast<int>(target)];
 }
 
 bool available(CpuTarget target) {
+#if defined(__x86_64__)
     // GCC's check includes the operating system's support for the registers.
     static const bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
@@ -103,6 +108,9 @@ bool available(CpuTarget target) {
         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bitalg") &&
         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2") &&
         __builtin_cpu_supports("gfni");
+#else
+    constexpr bool avx2 = false, avx512 = false, avx512bf16 = false;
+#endif
     switch (target) {
     case CpuTarget::avx512bf16:
         return avx512bf16;
@@ -111,7 +119,8 @@ bool available(CpuTarget target) {
     case CpuTarget::avx2:
         return avx2;
     case CpuTarget::x86:
-        return true;
+    case CpuTarget::neon:
+        return true;  // every processor that such a build runs on has it
     }
     return false;
 }

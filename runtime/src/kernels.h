@@ -67,8 +67,8 @@ enum class Operation {
     gather,
     scatter_add
 };
-/// Best first.
-enum class CpuTarget { avx512bf16, avx512, avx2, x86 };
+/// Best first, among those of a processor.
+enum class CpuTarget { avx512bf16, avx512, avx2, x86, neon };
 
 struct Kernel {
     Operation operation;

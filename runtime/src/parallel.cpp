@@ -125,6 +125,8 @@ void Backoff::wait() {
     if (++rounds < 256) {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
 #endif
     } else {
         std::this_thread::yield();
