@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 namespace pagegrad::test {
 
@@ -35,22 +36,22 @@ GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout,
     }
     view_.dtype = dtype;
     view_.rank = rank;
-    int64_t step = 1, count = 1, padding = 0;
+    int64_t step = 1, padding = 0;
     for (const int dim : outward) {
         view_.shape[dim] = shape[dim];
         view_.stride[dim] = step;
         padding = layout == Layout::Contiguous ? 0 : padding + 3;
         step = step * std::max<int64_t>(shape[dim], 1) + padding;
-        count *= shape[dim];
     }
-    offset_.resize(count);
-    for (int64_t index = 0; index < count; index++) {
-        int64_t rest = index, offset = guard_band;
-        for (int dim = rank - 1; dim >= 0; dim--) {
-            offset += rest % shape[dim] * view_.stride[dim];
-            rest /= shape[dim];
+    offset_ = {guard_band};
+    for (int dim = 0; dim < rank; dim++) {
+        std::vector<int64_t> outer(std::move(offset_));
+        offset_.clear();
+        for (const int64_t offset : outer) {
+            for (int64_t index = 0; index < shape[dim]; index++) {
+                offset_.push_back(offset + index * view_.stride[dim]);
+            }
         }
-        offset_[index] = offset;
     }
     storage_.assign((step + 2 * guard_band) * words(dtype), guard_word);
     view_.data = &storage_[guard_band * words(dtype)];

@@ -37,14 +37,8 @@ inline std::vector<std::pair<std::string, Geometry>> invariance_geometries() {
                             .table({{0, 1, 2, 3, 4, 5, 6, 7}, {0, 8}, {3, 0, 3}})
                             .gaps()
                             .half()},
-        {"bits_dim40", Geometry({127, 40}, {65, 40})
-                           .dim(40)
-                           .heads(4, 2)
-                           .block(3)
-                           .top_left()
-                           .batched()
-                           .dlse()
-                           .half()},
+        {"bits_dim40",
+         Geometry({127, 40}, {65, 40}).dim(40).heads(4, 2).block(3).top_left().batched().dlse()},
     };
 }
 

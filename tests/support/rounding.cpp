@@ -36,10 +36,6 @@ const char *dtype_name(pagegrad_dtype dtype) {
     return dtype == PAGEGRAD_FLOAT32 ? "f32" : dtype == PAGEGRAD_BFLOAT16 ? "bf16" : "f16";
 }
 
-int element_size(pagegrad_dtype dtype) {
-    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
-}
-
 double rounded(double value, pagegrad_dtype dtype) {
     return decoded(encoded(value, dtype), dtype);
 }

@@ -13,7 +13,9 @@ constexpr pagegrad_dtype all_dtypes[] = {PAGEGRAD_FLOAT32, PAGEGRAD_BFLOAT16, PA
 const char *dtype_name(pagegrad_dtype dtype);
 
 /// Bytes.
-int element_size(pagegrad_dtype dtype);
+constexpr int element_size(pagegrad_dtype dtype) {
+    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
+}
 
 /// The number of the format that is nearest, of two the even one; infinity from half a step beyond
 /// the largest on.
