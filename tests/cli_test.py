@@ -3,6 +3,7 @@
 Usage: python3 cli_test.py <program>
 """
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -317,11 +318,139 @@ class RefusalTest(ProgramTest):
         self.refused(self.packed(4, 4), message="--output: ")
 
 
+class BenchTest(ProgramTest):
+    TINY = ("--query-len=24", "--kv-len=40", "--head-dim=16", "--block-size=8", "--repetitions=2")
+    GEOMETRY = "B1_H8_2_S24x40_D16_blk8_causal"
+
+    def bench(self, *arguments):
+        return self.program("bench", *arguments)
+
+    def listed(self, *arguments):
+        done = self.bench("--list", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.splitlines()
+
+    def measured(self, *arguments):
+        """Standard output, and the repetitions in the JSON file by the benchmark's name."""
+        path = self.folder / "bench.json"
+        done = self.bench(*self.TINY, f"--json={path}", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        repetitions = {}
+        for run in json.loads(path.read_text())["benchmarks"]:
+            if run["run_type"] == "iteration":
+                name = run["name"].removesuffix("/real_time")
+                repetitions.setdefault(name, []).append(run)
+        return done.stdout, repetitions
+
+    def test_names(self):
+        for options, geometry in (
+            ([], self.GEOMETRY),
+            (["--mask=none", "--batch=3"], "B3_H8_2_S24x40_D16_blk8_full"),
+            (["--window-left=5", "--heads=2"], "B1_H2_2_S24x40_D16_blk8_causal_w5"),
+        ):
+            with self.subTest(options):
+                names = self.listed(*self.TINY, *options)
+                self.assertEqual(names, [f"backward/f32/{geometry}/fused/t1"])
+
+    def test_combinations(self):
+        names = self.listed(
+            *self.TINY,
+            "--op=backward,gather",
+            "--dtype=f32,bf16",
+            "--schedule=fused,materialised",
+            "--threads=1,2",
+        )
+        self.assertEqual(len(names), len(set(names)))
+        self.assertEqual(len(names), 2 * 2 * (2 + 1))
+        self.assertIn(f"backward/bf16/{self.GEOMETRY}/materialised/t2", names)
+        self.assertIn(f"gather/f32/{self.GEOMETRY}/t1", names)
+
+    def test_suites(self):
+        every = self.listed("--suite=all")
+        self.assertEqual(len(every), len(set(every)))
+        for suite, geometry in (
+            ("default", "B1_H8_2_S16384_D128_blk16_full"),
+            ("short", "B64_H8_2_S1to300_D128_blk16_causal"),
+            ("prefix", "B64_H8_2_S32x4128_D128_blk16_causal_shared4096"),
+            ("decode", "B16_H8_2_S1x32768_D128_blk16_causal"),
+            ("window", "B1_H8_2_S65536_D64_blk16_causal_w256"),
+            ("lengths", "B1_H8_2_S64_D64_blk16_causal"),
+            ("peers", "B1_H8_8_S512_D64_blk16_causal"),
+        ):
+            with self.subTest(suite):
+                names = self.listed(f"--suite={suite}")
+                self.assertIn(f"backward/f32/{geometry}/fused/t1", names)
+                self.assertLess(set(names), set(every))
+
+    def test_filter(self):
+        names = self.listed("--filter=_S1024_.*_full/")
+        self.assertEqual(
+            names, [f"backward/f32/B1_H8_2_S1024_D{d}_blk16_full/fused/t1" for d in (64, 128)]
+        )
+
+    def test_measurements(self):
+        table, repetitions = self.measured("--op=backward,forward", "--schedule=materialised,fused")
+        names = [
+            f"backward/f32/{self.GEOMETRY}/materialised/t1",
+            f"backward/f32/{self.GEOMETRY}/fused/t1",
+            f"forward/f32/{self.GEOMETRY}/t1",
+        ]
+        self.assertEqual(list(repetitions), names)
+        for line, (name, runs) in zip(table.splitlines()[1:], repetitions.items()):
+            with self.subTest(name):
+                self.assertEqual(len(runs), 2)
+                products = 5 if name.startswith("backward") else 2
+                pairs = sum(range(17, 41))  # 24 queries, the last one sees 40 keys
+                for run in runs:
+                    self.assertEqual(run["time_unit"], "ms")
+                    self.assertGreater(run["workspace_bytes"], 0)
+                    gflop = run["GFLOP/s"] * run["real_time"] * 1e-3
+                    self.assertAlmostEqual(gflop / (2e-9 * products * pairs * 8 * 16), 1, places=3)
+                best = min(run["real_time"] for run in runs)
+                self.assertIn(f"  {best:.3f}  ", line)
+
+    def test_memory_bound(self):
+        _, repetitions = self.measured("--op=scatter_add")
+        for run in repetitions[f"scatter_add/f32/{self.GEOMETRY}/t1"]:
+            moved = run["GB/s"] * run["real_time"] * 1e-3
+            self.assertAlmostEqual(moved / (3 * 40 * 2 * 16 * 4e-9), 1, places=3)
+            self.assertAlmostEqual(run["of_copy"] * run["peak_GB/s"] / run["GB/s"], 1, places=3)
+
+    def test_kernel_that_the_library_refuses(self):
+        done = self.bench(*self.TINY, "--kernel=abacus")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"backward/f32/{self.GEOMETRY}/abacus/t1\n  skipped: ", done.stdout)
+        self.assertIn("abacus", done.stdout.split("skipped: ")[1])
+
+    def test_refusals(self):
+        for arguments, message in (
+            (["--suite=fast"], "--suite: fast"),
+            (["--suite=short", "--heads=4"], "--suite excludes --heads"),
+            (["--heads=3"], "--heads: value is 3, expected a multiple of --kv-heads, 2"),
+            (["--filter=("], "--filter: value is (, expected a regular expression"),
+            (["--filter=abacus"], "--filter: value is abacus, expected part of a name"),
+            (["--dtype=f64"], "--dtype: f64"),
+            (["--op=backward,sideways"], "--op: sideways"),
+            (["--schedule=best"], "--schedule: best"),
+            (["--schedule=fused", "--kernel=avx2"], "--schedule excludes --kernel"),
+            (["--threads=0"], "--threads"),
+            (["--query-len=0"], "--query-len"),
+            (["--mask=diagonal"], "--mask: diagonal"),
+            (["--window-left=-1"], "--window-left"),
+            (["--repetitions=0"], "--repetitions"),
+            (["--json=absent/bench.json"], "--json: absent/bench.json cannot be written"),
+        ):
+            with self.subTest(arguments):
+                done = self.bench(*arguments)
+                self.assertEqual(done.returncode, 2, done.stdout)
+                self.assertIn(message, done.stderr)
+
+
 class HelpTest(ProgramTest):
     def test_help(self):
-        for arguments in (["--help"], ["run", "--help"], ["info", "--help"], ["demo", "--help"]):
-            with self.subTest(arguments):
-                done = self.program(*arguments)
+        for command in ([], ["run"], ["info"], ["demo"], ["bench"]):
+            with self.subTest(command):
+                done = self.program(*command, "--help")
                 self.assertEqual(done.returncode, 0)
                 self.assertIn("--help", done.stdout)
 

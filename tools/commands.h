@@ -19,5 +19,6 @@ struct BadInput : std::runtime_error {
 void add_run_command(CLI::App &program, Action &action);
 void add_info_command(CLI::App &program, Action &action);
 void add_demo_command(CLI::App &program, Action &action);
+void add_bench_command(CLI::App &program, Action &action);
 
 }  // namespace pagegrad

@@ -13,6 +13,7 @@ int run_program(int argc, char **argv) {
     pagegrad::add_run_command(program, action);
     pagegrad::add_info_command(program, action);
     pagegrad::add_demo_command(program, action);
+    pagegrad::add_bench_command(program, action);
     try {
         program.parse(argc, argv);
     } catch (const CLI::ParseError &error) {

@@ -2,6 +2,7 @@
 #include "pagegrad/pagegrad.hpp"
 #include "tools/commands.h"
 #include "tools/npy.h"
+#include "tools/option_values.h"
 
 #include <algorithm>
 #include <charconv>
@@ -21,11 +22,6 @@ namespace pagegrad {
 
 namespace {
 
-const std::map<std::string, Mask> masks = {{"none", Mask::None},
-                                           {"causal", Mask::CausalBottomRight},
-                                           {"causal-top-left", Mask::CausalTopLeft}};
-const std::map<std::string, Dtype> dtypes = {
-    {"f32", Dtype::Float32}, {"bf16", Dtype::BFloat16}, {"f16", Dtype::Float16}};
 const std::map<std::string, pagegrad_device> devices = {{"cpu", PAGEGRAD_CPU},
                                                         {"cuda", PAGEGRAD_CUDA}};
 
@@ -571,16 +567,6 @@ int run(const RunOptions &options) {
     }
     run.run();
     return 0;
-}
-
-template<typename Value>
-std::vector<std::string> names(const std::map<std::string, Value> &map) {
-    std::vector<std::string> names;
-    names.reserve(map.size());
-    for (const auto &item : map) {
-        names.push_back(item.first);
-    }
-    return names;
 }
 
 void add_tensor_options(CLI::App *command, RunOptions &options) {
