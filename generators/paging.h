@@ -29,11 +29,6 @@ PoolRow find_in_pool(const Blocks &blocks, const Pool &pool, const Expr &first_s
     return {blocks(place / block_size), place % block_size};
 }
 
-/// An element of column d, or zero in the columns that pad head_dim to full register tiles.
-inline Expr in_head(const Expr &value, const Expr &d, const Expr &head_dim) {
-    return Halide::select(d < head_dim, value, 0.0f);
-}
-
 /// Fields of a packed query row, in the order of struct QueryRow in runtime/src/rows.h.
 enum RowField { row_token, row_batch, row_head, row_key_begin, row_key_end, row_fields };
 

@@ -22,11 +22,10 @@ public:
         return paired ? Halide::Int(32) : Halide::Float(32);
     }
 
-    /// A word from what an operand holds at places x and x + 1 of the sum. `at` gives it as
-    /// float32.
+    /// Word x of an operand, of which `at` gives the numbers along the sum, in any dtype.
     template<typename At>
     Expr word(const At &at, const Expr &x) const {
-        return paired ? pair(at(x * 2), at(x * 2 + 1)) : at(x);
+        return paired ? pair(at(x * 2), at(x * 2 + 1)) : Halide::cast<float>(at(x));
     }
 
     /// sum + a * b, for all numbers in the words.
@@ -37,10 +36,14 @@ public:
     }
 
 private:
-    /// Rounds to nearest, ties away from zero: one addition, where ties to even would take four
-    /// instructions. Numbers that came from bfloat16 stay what they are.
+    /// Rounds float32 to nearest, ties away from zero: one addition, where ties to even would take
+    /// four instructions.
     static Expr pair(const Expr &low, const Expr &high) {
         using namespace Halide;
+        if (low.type() == BFloat(16)) {
+            return reinterpret<int32_t>(
+                concat_bits({reinterpret<uint16_t>(low), reinterpret<uint16_t>(high)}));
+        }
         const auto rounded = [](const Expr &x) { return reinterpret<uint32_t>(x) + 0x8000; };
         return reinterpret<int32_t>((rounded(low) >> 16) | (rounded(high) & ~Expr(0xffffu)));
     }

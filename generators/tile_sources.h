@@ -1,10 +1,24 @@
-/// What tiles are packed from: keys of a pool, or rows of q or dout. Both are read as float32,
-/// whatever their dtype, and are members of a generator that packs.
+/// What tiles are packed from: keys of a pool, or rows of q or dout. Members of a generator that
+/// packs.
 #pragma once
 
 #include "paging.h"
 
 namespace pagegrad {
+
+/// A column of head_dim. Most vectors of columns need no padding: loops are split so that those
+/// loads are dense.
+inline Expr column(const Expr &d, const Expr &head_dim) {
+    return Halide::min(Halide::likely(d), head_dim - 1);
+}
+
+/// The value, or zero. On the bits: Halide would compute with 16-bit numbers in float32.
+inline Expr where(const Expr &condition, const Expr &value) {
+    const Halide::Type bits = Halide::UInt(value.type().bits());
+    return Halide::reinterpret(
+        value.type(),
+        Halide::select(condition, Halide::reinterpret(bits, value), Halide::cast(bits, 0)));
+}
 
 /// Keys or values of one KV head, read through the block table. Keys past the end repeat the last
 /// one, columns past head_dim are zero.
@@ -36,8 +50,7 @@ struct KeySource {
     Expr operator()(const Expr &d, const Expr &at) const {
         const PoolRow row = clamp_to_pool({block(at), slot(at)}, pool);
         const Expr D = pool.dim(0).extent();
-        const Expr value = pool(Halide::min(d, D - 1), kv_head, row.slot, row.block);
-        return in_head(Halide::cast<float>(value), d, D);
+        return where(Halide::likely(d < D), pool(column(d, D), kv_head, row.slot, row.block));
     }
 
 private:
@@ -66,8 +79,7 @@ struct QuerySource {
     Expr operator()(const Expr &d, const Expr &at) const {
         const Expr D = tensor.dim(0).extent(), num_rows = rows.dim(1).extent();
         const QueryRow row(rows, tensor, Halide::min(at, num_rows - 1));
-        const Expr value = Halide::cast<float>(row.of(tensor, Halide::min(d, D - 1)));
-        return Halide::select(at < num_rows, in_head(value, d, D), 0.0f);
+        return where(Halide::likely(d < D) && at < num_rows, row.of(tensor, column(d, D)));
     }
 };
 

@@ -18,7 +18,7 @@ namespace {
 
 /// Keys of a tile: packed keys, values and gradients fill half of a 1 MiB L2 cache.
 int32_t tile_keys(const pagegrad_plan &plan) {
-    return plan.head_dim <= 128 ? 256 : plan.head_dim <= 256 ? 128 : 64;
+    return plan.head_dim <= 64 ? 512 : plan.head_dim <= 128 ? 256 : plan.head_dim <= 256 ? 128 : 64;
 }
 
 /// Tokens of a task that computes statistics or converts dq.
@@ -322,20 +322,7 @@ private:
         }
         const int32_t query_tile = round_up(even_tile(end - begin, max_query_tile), 8);
         for (int32_t first = begin; first < end; first += query_tile) {
-            const int32_t next = std::min(first + query_tile, end);
-            prefetch(next, std::min(next + query_tile, end));
-            compute_tile(first, next);
-        }
-    }
-
-    /// Rows of the list lie anywhere, which no hardware predicts: fetches those of the next tile
-    /// into the L2 cache while this one is computed.
-    void prefetch(int32_t begin, int32_t end) const {
-        for (const pagegrad_tensor *tensor :
-             {&shared.call.args.q, &shared.call.args.dout, &shared.dq}) {
-            for (int32_t row = begin; row < end; row++) {
-                prefetch_row(*tensor, scratch.rows[row]);
-            }
+            compute_tile(first, std::min(first + query_tile, end));
         }
     }
 
@@ -463,7 +450,7 @@ void compute_dense(const DenseBackward &shared, int32_t index, int32_t kv_head,
     }
     const KernelBuffer blocks(&plan.table[sequence.table_begin],
                               {{sequence.num_blocks(plan.block_size), 1}});
-    KernelArena arena(scratch.arena, scratch.arena_size);
+    KernelArena arena(scratch.arena, arena_bytes);
     auto *gather_kernel =
         companion(call.kernel, Operation::gather, PAGEGRAD_FLOAT32).as<GatherKernel>();
     const auto dense_head = [&](float *data) {

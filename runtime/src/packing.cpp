@@ -1,5 +1,7 @@
 #include "packing.h"
 
+#include "rows.h"
+
 namespace pagegrad {
 
 int64_t padded_head_dim(const pagegrad_plan &plan) {

@@ -3,7 +3,6 @@
 
 #include "kernel_buffer.h"
 #include "plan.h"
-#include "rows.h"
 
 #include <string>
 #include <vector>
@@ -107,19 +106,6 @@ inline pagegrad_tensor row_tensor(float *data, const pagegrad_tensor &q) {
 /// `batched` tells whether the tensor has a batch dimension.
 pagegrad_tensor token_slice(const pagegrad_tensor &tensor, bool batched, int64_t batch,
                             Range tokens);
-
-/// Brings a row of a tensor like q towards the L2 cache.
-inline void prefetch_row(const pagegrad_tensor &tensor, const QueryRow &row) {
-    constexpr int64_t line = 64;
-    const int64_t *stride = tensor.stride + tensor.rank - 3;
-    const int64_t offset = row.token * stride[0] + row.head * stride[1] +
-                           (tensor.rank == 4 ? row.batch * tensor.stride[0] : 0);
-    const auto *begin = static_cast<const char *>(element(tensor, offset));
-    const int64_t size = tensor.shape[tensor.rank - 1] * element_size(tensor.dtype);
-    for (int64_t at = 0; at < size; at += line) {
-        __builtin_prefetch(begin + at, 0, 2);
-    }
-}
 
 /// Sets all elements of a tensor of dtype T.
 template<typename T>
