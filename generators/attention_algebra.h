@@ -35,9 +35,17 @@ inline Expr visible(const Expr &key, const Expr &key_begin, const Expr &key_end)
            Halide::reinterpret<uint32_t>(Halide::max(key_end - key_begin, 0));
 }
 
-/// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e).
-inline Expr probability(const Expr &score, const Expr &lse_log2) {
-    return exp2(Halide::min(score * log2_e - lse_log2, 0.0f));
+/// 2^x to about 2 ulp: an instruction of GPUs (lowering/ptx_expander.h).
+inline Expr exp2_instruction(const Expr &x) {
+    return Halide::Internal::Call::make(Halide::Float(32), "fast_exp2", {x},
+                                        Halide::Internal::Call::PureExtern);
+}
+
+/// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e), and the
+/// scores are multiplied by it here: where they still lack their scale, it comes with that.
+inline Expr probability(const Expr &score, const Expr &lse_log2, const Expr &scale_log2 = log2_e,
+                        Expr (*exponential)(const Expr &) = exp2) {
+    return exponential(Halide::min(score * scale_log2 - lse_log2, 0.0f));
 }
 
 /// dS = P (dP - delta), without the score scale, which commutes with the products that follow. Zero

@@ -1,0 +1,481 @@
+#include "tiles.h"
+
+#include <stdexcept>
+
+namespace pagegrad {
+namespace {
+
+using namespace Halide;
+
+using Exprs = std::vector<Expr>;
+
+constexpr int words_per_chunk = 4, chunks_per_panel = 8, columns_per_panel = 64,
+              bytes_per_row = 128, warp_size = 32;
+
+/// Streamed tiles are copied one step ahead of their use; what their addresses depend on must have
+/// arrived before (see stage_ahead.cpp).
+constexpr int streamed_ahead = 1, early_ahead = 3;
+
+void require(bool condition, const char *what) {
+    if (!condition) {
+        throw std::invalid_argument(what);
+    }
+}
+
+Exprs concat(Exprs a, const Exprs &b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+}
+
+/// A call that stands for an instruction with effects (ptx_expander.h) or a marker (passes.h).
+/// Returns a token.
+Expr effect(const std::string &name, const Exprs &args) {
+    return Internal::Call::make(Int(32), name, args, Internal::Call::Extern);
+}
+
+/// A call that stands for an instruction without effects.
+Expr value(Type type, const std::string &name, const Exprs &args) {
+    return Internal::Call::make(type, name, args, Internal::Call::PureExtern);
+}
+
+/// Accumulators change behind Halide's back: reading one is ordered like an effect.
+Expr accumulator_read(const Expr &index, const Expr &token) {
+    return Internal::Call::make(Float(32), "accumulator_read", {index, token},
+                                Internal::Call::Extern);
+}
+
+/// Which chunk of a row is stored at `chunk`.
+Expr stored_chunk(const Expr &chunk, const Expr &row) {
+    return cast<int>(cast<uint8_t>(chunk) ^ cast<uint8_t>(row % 8));
+}
+
+/// Where a chunk of a row is stored: the same function, as a call whose bounds Halide finds.
+Expr place_of_chunk(const Expr &chunk, const Expr &row) {
+    return value(Int(32), "exclusive_or", {chunk, row}) % chunks_per_panel;
+}
+
+int panels(const Tile &tile) {
+    return tile.columns / columns_per_panel;
+}
+
+/// A place in a tile: `chunk` as it is stored.
+Expr stored_at(const Tile &tile, int word, const Expr &chunk, const Expr &row, const Expr &panel) {
+    Exprs place = concat({chunk, row, panel}, tile.place);
+    return tile.storage(tile.in_words ? concat({word}, place) : place);
+}
+
+/// Element (row, column), both multiples of 8: the first of a chunk that the swizzle leaves alone.
+Expr first_of_chunk(const Tile &tile, const Expr &row, const Expr &column) {
+    return stored_at(tile, 0, column % columns_per_panel / 8, row, column / columns_per_panel);
+}
+
+/// The last chunk of a row.
+Expr last_of_row(const Tile &tile, const Expr &row) {
+    return stored_at(tile, words_per_chunk - 1, chunks_per_panel - 1, row, panels(tile) - 1);
+}
+
+}  // namespace
+
+Expr true_if(const Expr &condition, const Expr &value) {
+    return pagegrad::value(Bool(), "true_if", {condition, value});
+}
+
+Expr value_or_zero(const Expr &value, const Expr &condition) {
+    return pagegrad::value(value.type(), "value_or_zero", {value, condition});
+}
+
+Expr Fragment::operator()(const Element &element) const {
+    return values(concat({element.slot, element.group}, place));
+}
+
+Product operator*(const Operand &a, const Operand &b) {
+    return {{a}, Fragment(), b};
+}
+
+Product operator*(const Fragment &a, const Operand &b) {
+    return {{}, a, b};
+}
+
+TileKernel::TileKernel(const TileSchedule &schedule, Type element)
+    : schedule(schedule), element(element), token(0), zero_token(lane) {
+    require(schedule.query_tile == 64, "a query tile has the 64 rows of one wgmma");
+    require(schedule.kv_tile == 16 * schedule.warps && schedule.warps % 4 == 0,
+            "each warp takes 16 keys, four warps make a warpgroup");
+    require(element == BFloat(16) || element == Float(16), "tiles hold bfloat16 or float16");
+}
+
+Exprs TileKernel::block() const {
+    return {task};
+}
+
+Exprs TileKernel::block_step() const {
+    return {step, task};
+}
+
+Exprs TileKernel::thread() const {
+    return {lane, warp};
+}
+
+void TileKernel::set_steps(const Expr &count) {
+    constexpr int bound = 1 << 24;  // the loop is trimmed to the count
+    steps = RDom(0, bound, "steps");
+    step_count = count;
+}
+
+// ---- Tiles and rows
+
+Tile TileKernel::define(const Tile &staged, const ChunkSource &source) const {
+    Func storage = staged.storage;
+    storage(concat({chunk, row, panel}, staged.place)) =
+        source(panel * chunks_per_panel + stored_chunk(chunk, row), row);
+    return staged;
+}
+
+Tile TileKernel::resident(const std::string &name, int columns, const ChunkSource &source) {
+    resident_tiles.push_back(
+        define({Func(name), schedule.kv_tile, columns, false, block()}, source));
+    return resident_tiles.back();
+}
+
+Tile TileKernel::streamed(const std::string &name, int columns, const ChunkSource &source) {
+    streamed_tiles.push_back(
+        define({Func(name), schedule.query_tile, columns, false, block_step()}, source));
+    return streamed_tiles.back();
+}
+
+TileKernel::RowSource TileKernel::stage_rows(const std::string &name, const RowSource &source,
+                                             int ahead, bool copied) {
+    Func rows(name);
+    rows(concat({row}, block_step())) = source(row);
+    staged_rows.push_back({rows, 1, ahead, copied});
+    return [rows, place = block_step()](const Expr &row) { return rows(concat({row}, place)); };
+}
+
+TileKernel::RowSource TileKernel::streamed_rows(const std::string &name, const RowSource &source) {
+    return stage_rows(name, source, streamed_ahead, true);
+}
+
+TileKernel::RowSource TileKernel::early_rows(const std::string &name, const RowSource &source) {
+    return stage_rows(name, source, early_ahead, false);
+}
+
+TileKernel::RecordSource TileKernel::early_records(const std::string &name,
+                                                   const RecordSource &source) {
+    Func records(name);
+    records(concat({field, row}, block_step())) = source(field, row);
+    staged_rows.push_back({records, words_per_chunk, early_ahead, true});
+    return [records, place = block_step()](const Expr &field, const Expr &row) {
+        return records(concat({field, row}, place));
+    };
+}
+
+Expr TileKernel::for_all_queries(const std::function<Expr(const Expr &)> &predicate) {
+    Func condition("for_all_queries");
+    const Exprs place = concat(thread(), block_step());
+    Expr holds = predicate(lane);
+    for (int first = warp_size; first < schedule.query_tile; first += warp_size) {
+        holds = holds && predicate(lane + first);
+    }
+    condition(place) = value(Int(32), "all_lanes", {cast<int>(holds)});
+    conditions.push_back(condition);
+    return condition(place) != 0;
+}
+
+Tile TileKernel::exchange(const std::string &name, const Fragment &fragment) {
+    Tile exchanged{Func(name), fragment.rows, fragment.columns, true, block_step()};
+    exchanged.storage(concat({word, chunk, row, panel}, exchanged.place)) = undef<uint32_t>();
+    // A scatter over the groups of 8 columns: a thread names its registers by constants.
+    RDom group(0, fragment.columns / 8, "group");
+    Expr holder = row % 8 * 4 + word, half = row / 8 % 2;
+    exchanged.storage(concat({word, place_of_chunk(group, row), row, group / 8}, exchanged.place)) =
+        packed(fragment, half * 2, group, concat({holder, row / 16}, exchanged.place));
+    exchanged_tiles.push_back(exchanged);
+    return exchanged;
+}
+
+// ---- Accumulators
+
+Accumulator TileKernel::new_accumulator(int rows, int columns) {
+    const int warpgroups = schedule.warps / 4;
+    Accumulator a;
+    a.kernel = this;
+    a.rows = rows;
+    a.columns = columns;
+    a.columns_per_warpgroup = rows == 64 * warpgroups ? columns : columns / warpgroups;
+    a.first_register = registers;
+    registers += a.columns_per_warpgroup / 2;
+    return a;
+}
+
+Accumulator TileKernel::sum_over_steps(int columns) {
+    Accumulator a = new_accumulator(schedule.kv_tile, columns);
+    zero_token =
+        effect("accumulator_zero", {zero_token, a.first_register, a.columns_per_warpgroup / 2});
+    return a;
+}
+
+Accumulator TileKernel::compute(const Product &product) {
+    require(product.a.size() == 1, "a sum of one step multiplies tiles");
+    if (products == 0) {
+        token = keep_staged_alive();  // all staging comes first
+    }
+    const Operand &a = product.a[0], &b = product.b;
+    Accumulator sum = new_accumulator(a.transposed ? a.tile.columns : a.tile.rows,
+                                      b.transposed ? b.tile.rows : b.tile.columns);
+    issue(sum, product, false);
+    return sum;
+}
+
+void Accumulator::operator+=(const Product &product) {
+    kernel->issue(*this, product, true);
+}
+
+/// A warp holds 16 rows of its warpgroup's 64. Register `slot` of 4 for each group of 8 columns
+/// belongs to row lane / 4, or to the eighth after it from slot 2 on ...
+Expr Accumulator::row_of(const Expr &slot) const {
+    const Expr lane = kernel->lane, warp = kernel->warp;
+    Expr warp_row = columns_per_warpgroup == columns ? warp : warp % 4;
+    return warp_row * 16 + lane / 4 + 8 * (slot / 2);
+}
+
+/// ... and to column 2 (lane % 4) of the group or the next.
+Expr Accumulator::column_of(const Expr &slot, const Expr &group) const {
+    const Expr lane = kernel->lane, warp = kernel->warp;
+    Expr column = group * 8 + lane % 4 * 2 + slot % 2;
+    return columns_per_warpgroup == columns ? column : warp / 4 * columns_per_warpgroup + column;
+}
+
+/// Registers `slot` and `slot + 1` of a fragment, rounded to the tiles' type.
+Expr TileKernel::packed(const Fragment &fragment, const Expr &slot, const Expr &group,
+                        const Exprs &place) const {
+    const auto element_at = [&](const Expr &slot) {
+        return fragment.values(concat({slot, group}, place));
+    };
+    return value(UInt(32), element.is_bfloat() ? "pack_bf16x2" : "pack_f16x2",
+                 {element_at(slot), element_at(slot + 1)});
+}
+
+/// Address of the part of the left operand that the thread's warpgroup multiplies.
+Expr TileKernel::left_address(const Operand &a) const {
+    const Expr first_row = a.transposed ? Expr(0) : warp / 4 * 64;
+    const Expr last_row = a.transposed ? Expr(a.tile.rows - 1) : first_row + 63;
+    return effect("shared_address",
+                  {first_of_chunk(a.tile, first_row, 0), last_of_row(a.tile, last_row)});
+}
+
+/// The same for the right operand.
+Expr TileKernel::right_address(const Operand &b, const Accumulator &sum) const {
+    const bool split_columns = sum.columns_per_warpgroup != sum.columns;
+    const Expr first_column = split_columns ? warp / 4 * sum.columns_per_warpgroup : Expr(0);
+    return effect("shared_address",
+                  {first_of_chunk(b.tile, 0, first_column), last_of_row(b.tile, b.tile.rows - 1)});
+}
+
+void TileKernel::issue(Accumulator &sum, const Product &product, bool accumulate) {
+    const Operand &b = product.b;
+    const int contraction = b.transposed ? b.tile.columns : b.tile.rows;
+    const std::string type = element.is_bfloat() ? "_bf16" : "_f16";
+    const Exprs shape{token, sum.first_register, sum.columns_per_warpgroup, contraction,
+                      static_cast<int>(accumulate)};
+    const Exprs right{right_address(b, sum), b.tile.rows * bytes_per_row,
+                      static_cast<int>(!b.transposed)};
+    if (!product.a.empty()) {
+        const Operand &a = product.a[0];
+        const Exprs left{left_address(a), a.tile.rows * bytes_per_row,
+                         static_cast<int>(a.transposed)};
+        token = effect("wgmma_shared" + type, concat(shape, concat(left, right)));
+    } else {
+        const Fragment &a = product.a_fragment;
+        Exprs left;
+        for (int group = 0; group < a.columns / 8; group++) {
+            for (int slot = 0; slot < 4; slot += 2) {
+                left.push_back(packed(a, slot, group, a.place));
+            }
+        }
+        token = effect("wgmma_registers" + type, concat(shape, concat(right, left)));
+    }
+    sum.product = products++;
+}
+
+/// Waits until the accumulator's last product is done. Later ones may still run.
+Expr TileKernel::wait_for(const Accumulator &a) const {
+    return effect("wgmma_wait", {token, products - 1 - a.product});
+}
+
+Fragment Accumulator::map(const std::function<Expr(const Element &)> &f) const {
+    Fragment fragment;
+    fragment.rows = rows;
+    fragment.columns = columns;
+    fragment.place = concat(kernel->thread(), kernel->block_step());
+    fragment.ready(fragment.place) = kernel->wait_for(*this);
+    std::swap(fragment.conditions, kernel->conditions);
+
+    Element e;
+    e.slot = fragment.slot;
+    e.group = fragment.group;
+    e.row = row_of(e.slot);
+    e.column = column_of(e.slot, e.group);
+    e.value =
+        accumulator_read(first_register + e.group * 4 + e.slot, fragment.ready(fragment.place));
+    fragment.values(concat({e.slot, e.group}, fragment.place)) = f(e);
+
+    // What follows comes after the last element.
+    kernel->token = reinterpret<int>(fragment.values(concat({3, columns / 8 - 1}, fragment.place)));
+    kernel->fragments.push_back(fragment);
+    return fragment;
+}
+
+void Accumulator::add_to(const Pair &destination, const Expr &factor) const {
+    add_to(destination, factor, [](const Expr &) { return Internal::const_true(); });
+}
+
+void Accumulator::add_to(const Pair &destination, const Expr &factor,
+                         const std::function<Expr(const Expr &)> &exists) const {
+    Expr &token = kernel->token;
+    token = kernel->wait_for(*this);
+    for (int group = 0; group < columns_per_warpgroup / 8; group++) {
+        for (int slot = 0; slot < 4; slot += 2) {
+            const Expr row = row_of(slot), pair = column_of(slot, group) / 2;
+            token = effect("accumulator_add_x2", {token, first_register + group * 4 + slot, factor,
+                                                  cast<int>(exists(row)), destination(row, pair)});
+        }
+    }
+}
+
+/// Names everything staged, for the end of a step: Halide would otherwise give the memory of what
+/// the step has finished with to another stage, although the next step reads it again.
+Expr TileKernel::keep_staged_alive() const {
+    Exprs elements;
+    for (const auto *tiles : {&resident_tiles, &streamed_tiles}) {
+        for (const Tile &t : *tiles) {
+            elements.push_back(first_of_chunk(t, 0, 0));
+            elements.push_back(last_of_row(t, t.rows - 1));
+        }
+    }
+    for (const Rows &rows : staged_rows) {
+        for (const int row : {0, schedule.query_tile - 1}) {
+            Exprs place = concat({row}, block_step());
+            elements.push_back(
+                rows.func(rows.fields == 1 ? place : concat({rows.fields - 1}, place)));
+        }
+    }
+    return effect("keep_alive", elements);
+}
+
+void TileKernel::end_step() {
+    const Exprs place = concat(thread(), block());
+    Expr all_done = effect("wgmma_wait", {token, 0});
+    state(place) = zero_token;
+    Expr end = effect("end_step", {all_done, state(place), keep_staged_alive(),
+                                   effect("loop_trip_count", {step, step_count})});
+    // The statements of the step are written in terms of a Var; the loop runs over an RVar.
+    state(place) = Internal::substitute(step.name(), steps.x, end);
+    token = state(place);
+}
+
+Expr TileKernel::result() const {
+    return token;
+}
+
+// ---- Schedule
+
+/// All threads copy chunks of 16 bytes; neighbouring lanes copy neighbouring chunks.
+void TileKernel::schedule_copies(Func storage) {
+    Var chunks("chunks"), round("round");
+    storage.store_in(MemoryType::GPUShared)
+        .bound_extent(chunk, chunks_per_panel)
+        .fuse(chunk, row, chunks)
+        .fuse(chunks, panel, chunks)
+        .split(chunks, round, chunks, schedule.warps * warp_size)
+        .split(chunks, warp, lane, warp_size)
+        .reorder(round, lane, warp)
+        .unroll(round)
+        .gpu_threads(lane, warp);
+}
+
+void TileKernel::schedule_fragment(const Fragment &f) {
+    Func values = f.values, ready = f.ready;
+    values.compute_at(state, steps.x)
+        .store_in(MemoryType::Register)
+        .bound_extent(f.slot, 4)
+        .bound_extent(f.group, f.columns / 8)
+        .reorder(f.slot, f.group, lane, warp)
+        .unroll(f.slot)
+        .unroll(f.group)
+        .gpu_threads(lane, warp);
+    ready.compute_at(values, lane);
+    for (Func condition : f.conditions) {
+        condition.compute_at(values, lane);
+    }
+}
+
+void TileKernel::schedule_exchange(const Tile &exchanged) {
+    Func storage = exchanged.storage;
+    storage.compute_at(state, steps.x)
+        .store_in(MemoryType::GPUShared)
+        .bound(word, 0, words_per_chunk)
+        .bound(chunk, 0, chunks_per_panel)
+        .bound(row, 0, exchanged.rows)
+        .bound(panel, 0, panels(exchanged));
+    Var half("half");
+    RVar group = storage.rvars()[0];
+    storage.update()
+        .split(row, warp, row, 16)
+        .split(row, half, row, 8)
+        .fuse(word, row, lane)
+        .reorder(group, half, lane, warp)
+        .unroll(group)
+        .unroll(half)
+        .gpu_threads(lane, warp);
+}
+
+void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var &output_warp,
+                                 Pipeline pipeline) {
+    output.bound(output_lane, 0, warp_size)
+        .bound(output_warp, 0, schedule.warps)
+        .gpu_blocks(task)
+        .gpu_threads(output_lane, output_warp);
+    state.compute_at(output, task).store_in(MemoryType::Register).gpu_threads(lane, warp);
+    state.update().reorder(lane, warp, steps.x).gpu_threads(lane, warp);
+
+    StagingPlan plan{state.name() + ".s1." + steps.x.name(), {}, {}};
+    for (const Tile &resident : resident_tiles) {
+        Func storage = resident.storage;
+        storage.compute_at(output, task);
+        schedule_copies(storage);
+        plan.copied.insert(storage.name());
+    }
+    const auto stream = [&](Func f, int ahead) {
+        f.compute_at(state, steps.x).hoist_storage(output, task).ring_buffer(ahead + 1);
+        plan.staged[f.name()] = ahead;
+    };
+    for (const Tile &streamed : streamed_tiles) {
+        stream(streamed.storage, streamed_ahead);
+        schedule_copies(streamed.storage);
+        plan.copied.insert(streamed.storage.name());
+    }
+    for (const Rows &rows : staged_rows) {
+        Func f = rows.func;
+        stream(f, rows.ahead);
+        // 1024 bytes a slot: what follows stays aligned for swizzled tiles.
+        f.store_in(MemoryType::GPUShared)
+            .align_storage(rows.fields == 1 ? row : field, rows.fields == 1 ? 256 : rows.fields)
+            .split(row, warp, lane, warp_size)
+            .gpu_threads(lane, warp);
+        if (rows.fields > 1) {
+            f.bound_extent(field, rows.fields).reorder(field, lane, warp).vectorize(field);
+        }
+        if (rows.copied) {
+            plan.copied.insert(f.name());
+        }
+    }
+    for (const Fragment &f : fragments) {
+        schedule_fragment(f);
+    }
+    for (const Tile &exchanged : exchanged_tiles) {
+        schedule_exchange(exchanged);
+    }
+    add_tile_passes(pipeline, plan, output.name());
+}
+
+}  // namespace pagegrad

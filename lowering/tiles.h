@@ -1,0 +1,229 @@
+/// A vocabulary of tiles for kernels on Hopper's tensor cores.
+///
+/// A thread block keeps tiles of keys and values in shared memory ("resident") and walks in steps
+/// over tiles of queries ("streamed", the next one copied while the current one is used). Products
+/// run on `wgmma`, with sums in accumulator registers; element-wise maps turn accumulators into
+/// fragments, which are the left operands of further products without leaving their registers.
+///
+/// The statements of an algorithm run in the order in which they are written. Products run
+/// asynchronously; whatever reads an accumulator waits for its product and for no later one.
+#pragma once
+
+#include "Halide.h"
+#include "passes.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace pagegrad {
+
+using Halide::Expr;
+using Halide::Func;
+using Halide::Var;
+
+/// What a schedule may choose.
+struct TileSchedule {
+    int query_tile = 64;  ///< queries of a step; one `wgmma` has 64 rows, so dQ wants 64
+    int kv_tile = 128;    ///< keys of a thread block
+    int warps = 8;        ///< 16 keys each
+};
+
+class TileKernel;
+
+/// A matrix of 16-bit elements in shared memory. Rows are cut into panels of 64 columns = 128 bytes
+/// = 8 chunks of 16 bytes; chunks of a row change places by `chunk ^ row % 8` (the 128-byte
+/// swizzle).
+struct Tile {
+    Func storage;  ///< ([word,] chunk, row, panel, place...): 16 bytes, or words of 32 bits
+    int rows, columns;
+    bool in_words;            ///< written word by word
+    std::vector<Expr> place;  ///< step (if streamed) and thread block
+};
+
+/// A tile as an operand of a product.
+struct Operand {
+    Operand(const Tile &tile, bool transposed = false) : tile(tile), transposed(transposed) {
+    }
+    Tile tile;
+    bool transposed;
+};
+
+inline Operand transposed(const Tile &tile) {
+    return Operand(tile, true);
+}
+
+/// An element of an accumulator or fragment, as seen by the thread that holds it.
+struct Element {
+    Expr value;
+    Expr row, column;  ///< coordinates within the tile
+
+private:
+    friend class Accumulator;
+    friend class Fragment;
+    Expr slot, group;  ///< register `slot` of 4 of a group of 8 columns
+};
+
+/// A matrix of floats in registers, laid out like the accumulator it was made from.
+class Fragment {
+public:
+    /// The element at the same coordinates.
+    Expr operator()(const Element &element) const;
+
+private:
+    friend class Accumulator;
+    friend class TileKernel;
+    Func values{"fragment"};       ///< (slot, group, place...)
+    Func ready{"ready"};           ///< (place...): token of the wait before the values are computed
+    std::vector<Func> conditions;  ///< (place...): what decides between versions of the map
+    Var slot{"slot"}, group{"group"};
+    int rows = 0, columns = 0;
+    std::vector<Expr> place;  ///< lane, warp, step and thread block
+};
+
+/// A product that an accumulator can take up: tile x tile or fragment x tile.
+struct Product {
+    std::vector<Operand> a;  ///< empty if the left operand is a fragment
+    Fragment a_fragment;
+    Operand b;
+};
+
+Product operator*(const Operand &a, const Operand &b);
+Product operator*(const Fragment &a, const Operand &b);
+
+/// Sums of a product in registers: every warpgroup holds 64 rows, or all 64 rows and a part of the
+/// columns.
+class Accumulator {
+public:
+    void operator+=(const Product &product);
+
+    /// A new fragment, element by element.
+    Fragment map(const std::function<Expr(const Element &)> &f) const;
+
+    /// Two neighbouring columns in global memory, as a number of 64 bits.
+    using Pair = std::function<Expr(const Expr &row, const Expr &pair)>;
+
+    /// Adds all elements, times `factor`, to memory, in no fixed order.
+    void add_to(const Pair &destination, const Expr &factor = 1.0f) const;
+    /// The same for the rows that exist.
+    void add_to(const Pair &destination, const Expr &factor,
+                const std::function<Expr(const Expr &row)> &exists) const;
+
+private:
+    friend class TileKernel;
+
+    Expr row_of(const Expr &slot) const;
+    Expr column_of(const Expr &slot, const Expr &group) const;
+
+    TileKernel *kernel = nullptr;
+    int first_register = 0;
+    int rows = 0, columns = 0;      ///< of the whole matrix
+    int columns_per_warpgroup = 0;  ///< all, or a part if every warpgroup has all rows
+    int product = -1;               ///< serial number of the last product
+};
+
+/// `value`, known to be true where `condition` (of TileKernel::for_all_queries) is. A map gets a
+/// version without the test.
+Expr true_if(const Expr &condition, const Expr &value);
+
+/// In the source of a tile or row: zero unless `condition` holds, and then nothing is read.
+Expr value_or_zero(const Expr &value, const Expr &condition);
+
+/// One kernel: first its algorithm, statement by statement, then its schedule.
+class TileKernel {
+public:
+    /// `element` is the type of all tiles: BFloat(16) or Float(16).
+    TileKernel(const TileSchedule &schedule, Halide::Type element);
+    TileKernel(const TileKernel &) = delete;
+
+    /// The thread block, and the step.
+    const Var task{"task"}, step{"step"};
+
+    /// The loop over steps runs `count` times, which may depend on the task: at least once.
+    void set_steps(const Expr &count);
+
+    /// 16 bytes of a row of a matrix in global memory.
+    using ChunkSource = std::function<Expr(const Expr &chunk, const Expr &row)>;
+    using RowSource = std::function<Expr(const Expr &row)>;
+    using RecordSource = std::function<Expr(const Expr &field, const Expr &row)>;
+
+    /// Tiles in shared memory.
+    Tile resident(const std::string &name, int columns, const ChunkSource &source);
+    Tile streamed(const std::string &name, int columns, const ChunkSource &source);
+
+    /// A number of 32 bits for each query of the step.
+    RowSource streamed_rows(const std::string &name, const RowSource &source);
+
+    /// A record of four int32 for each query of the step, and a number computed for each. They
+    /// arrive early enough for the sources of streamed tiles and rows to use them.
+    RecordSource early_records(const std::string &name, const RecordSource &source);
+    RowSource early_rows(const std::string &name, const RowSource &source);
+
+    /// Whether a predicate holds for all queries of the step.
+    Expr for_all_queries(const std::function<Expr(const Expr &row)> &predicate);
+
+    /// An accumulator that is zero before the first step and lasts through all of them.
+    Accumulator sum_over_steps(int columns);
+
+    /// An accumulator of this step.
+    Accumulator compute(const Product &product);
+
+    /// A tile with the values of a fragment, rounded: brings rows of other warps within reach.
+    Tile exchange(const std::string &name, const Fragment &fragment);
+
+    /// Ends the algorithm of a step. What follows happens after the last one.
+    void end_step();
+
+    /// What the pipeline's output, a dummy (lane, warp, task), is defined as.
+    Expr result() const;
+
+    /// Schedules the whole kernel behind that output and adds the passes that it needs.
+    void schedule_behind(Func output, const Var &lane, const Var &warp, Halide::Pipeline pipeline);
+
+private:
+    friend class Accumulator;
+
+    std::vector<Expr> block() const;
+    std::vector<Expr> block_step() const;
+    std::vector<Expr> thread() const;
+
+    Tile define(const Tile &staged, const ChunkSource &source) const;
+    RowSource stage_rows(const std::string &name, const RowSource &source, int ahead, bool copied);
+    Accumulator new_accumulator(int rows, int columns);
+    void issue(Accumulator &sum, const Product &product, bool accumulate);
+    Expr packed(const Fragment &fragment, const Expr &slot, const Expr &group,
+                const std::vector<Expr> &place) const;
+    Expr wait_for(const Accumulator &a) const;
+    Expr left_address(const Operand &a) const;
+    Expr right_address(const Operand &b, const Accumulator &sum) const;
+    Expr keep_staged_alive() const;
+
+    void schedule_copies(Func storage);
+    void schedule_fragment(const Fragment &f);
+    void schedule_exchange(const Tile &exchanged);
+
+    const TileSchedule schedule;
+    const Halide::Type element;
+    const Var lane{"lane"}, warp{"warp"};
+    const Var word{"word"}, chunk{"chunk"}, row{"row"}, panel{"panel"}, field{"field"};
+    Halide::RDom steps;
+    Expr step_count;
+
+    Expr token;       ///< of the last statement; each takes its predecessor's as an argument
+    Expr zero_token;  ///< the same for what runs before the first step
+    int products = 0, registers = 0;  ///< issued, and in use by accumulators, so far
+
+    /// A number or record for each query of the step, in shared memory.
+    struct Rows {
+        Func func;
+        int fields, ahead;
+        bool copied;
+    };
+    std::vector<Tile> resident_tiles, streamed_tiles, exchanged_tiles;
+    std::vector<Rows> staged_rows;
+    std::vector<Fragment> fragments;
+    std::vector<Func> conditions;  ///< for the next fragment
+    Func state{"state"};           ///< token of all steps so far, carried from step to step
+};
+
+}  // namespace pagegrad
