@@ -20,18 +20,17 @@ public:
     GeneratorParam<int> head_dim{"head_dim", 128};
 
     // Indices innermost first. The caller owns everything. A chunk is 8 elements, a pair 2 floats.
-    Input<Buffer<int32_t, 2>> tasks{"tasks"};        // field, task
-    Input<Buffer<int32_t, 2>> queries{"queries"};    // field, entry
-    Input<Buffer<int32_t, 1>> blocks{"blocks"};      // pool blocks of all runs
-    Input<Buffer<>> q{"q", UInt(128), 4};            // chunk, head, token, batch
-    Input<Buffer<>> dout{"dout", UInt(128), 4};      // chunk, head, token, batch
-    Input<Buffer<>> k_pool{"k_pool", UInt(128), 4};  // chunk, KV head, slot, block
-    Input<Buffer<>> v_pool{"v_pool", UInt(128), 4};  // chunk, KV head, slot, block
-    Input<Buffer<float, 1>> lse_log2{"lse_log2"};    // row: see lse_to_log2()
-    Input<Buffer<float, 1>> row_delta{"delta"};      // row
-    Input<Buffer<uint64_t, 2>> dq{"dq"};             // pair, row: dQ / scale is added
-    Input<Buffer<uint64_t, 4>> dk_pool{"dk_pool"};   // pair, KV head, slot, block: added to
-    Input<Buffer<uint64_t, 4>> dv_pool{"dv_pool"};   // pair, KV head, slot, block: added to
+    Input<Buffer<int32_t, 2>> tasks{"tasks"};          // field, task
+    Input<Buffer<int32_t, 2>> queries{"queries"};      // field, entry
+    Input<Buffer<int32_t, 1>> blocks{"blocks"};        // pool blocks of all runs
+    Input<Buffer<>> q{"q", UInt(128), 4};              // chunk, head, token, batch
+    Input<Buffer<>> dout{"dout", UInt(128), 4};        // chunk, head, token, batch
+    Input<Buffer<>> k_pool{"k_pool", UInt(128), 4};    // chunk, KV head, slot, block
+    Input<Buffer<>> v_pool{"v_pool", UInt(128), 4};    // chunk, KV head, slot, block
+    Input<Buffer<float, 2>> statistics{"statistics"};  // lse_log2/delta, row
+    Input<Buffer<uint64_t, 2>> dq{"dq"};               // pair, row: dQ / scale is added
+    Input<Buffer<uint64_t, 4>> dk_pool{"dk_pool"};     // pair, KV head, slot, block: added to
+    Input<Buffer<uint64_t, 4>> dv_pool{"dv_pool"};     // pair, KV head, slot, block: added to
     Input<int> block_size{"block_size"};
     Input<int> group{"group"};  // query heads of a KV head
     Input<int> num_heads{"num_heads"};
@@ -70,10 +69,11 @@ public:
         block.set_steps((num_rows + tiles.query_tile - 1) / tiles.query_tile);
         const auto packed = [&](const Expr &row) { return block.step * tiles.query_tile + row; };
         const auto exists = [&](const Expr &row) { return packed(row) < num_rows; };
-        const auto entry = block.early_records("entry", [&](const Expr &field, const Expr &row) {
-            const Expr entry = task.query_begin + packed(row) / group;
-            return value_or_zero(queries(field, inside(entry, queries.dim(1))), exists(row));
-        });
+        const auto entry =
+            block.early_records("entry", entry_fields, [&](const Expr &field, const Expr &row) {
+                const Expr entry = task.query_begin + packed(row) / group;
+                return value_or_zero(queries(field, inside(entry, queries.dim(1))), exists(row));
+            });
         const auto head = block.early_rows(
             "head", [&](const Expr &row) { return task.kv_head * group + packed(row) % group; });
         const auto row_index = [&](const Expr &row) {
@@ -86,15 +86,13 @@ public:
                 return copied(at.of(tensor, chunk), chunk, exists(row));
             };
         };
-        const auto statistic = [&](auto &tensor) {
-            return [&](const Expr &row) {
-                return value_or_zero(tensor(inside(row_index(row), tensor.dim(0))), exists(row));
-            };
-        };
         const Tile Q = block.streamed("Q", columns, rows_of(q));
         const Tile dO = block.streamed("dO", columns, rows_of(dout));
-        const auto lse = block.streamed_rows("L", statistic(lse_log2));
-        const auto delta = block.streamed_rows("row_delta", statistic(row_delta));
+        const auto statistic = block.streamed_records(
+            "statistic", statistics_fields, [&](const Expr &field, const Expr &row) {
+                const Expr index = inside(row_index(row), statistics.dim(1));
+                return value_or_zero(statistics(field, index), exists(row));
+            });
 
         // Most tiles of queries see all keys: those need no mask.
         const Expr end = task.first_key + task.num_keys;
@@ -114,11 +112,13 @@ public:
             const Expr sees =
                 visible(task.first_key + s.row, key_begin(s.column), key_end(s.column));
             return select(true_if(all_visible, sees),
-                          probability(s.value, lse(s.column), scale * log2_e, exp2_instruction),
+                          probability(s.value, statistic(statistics_lse, s.column), scale * log2_e,
+                                      exp2_instruction),
                           0.0f);
         });
-        const Fragment dS = dP.map(
-            [&](const Element &dp) { return score_gradient(P(dp), dp.value, delta(dp.column)); });
+        const Fragment dS = dP.map([&](const Element &dp) {
+            return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
+        });
         Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
         dV += P * dO;
         dK += dS * Q;
@@ -149,9 +149,7 @@ public:
             set_origin(*pool);
         }
         set_dense(dq, head_dim / 2);
-        for (auto *list : {&lse_log2, &row_delta}) {
-            set_origin(*list);
-        }
+        set_dense(statistics, statistics_fields);
         set_origin(blocks);
         set_origin(done);
         kernel->schedule_behind(done, lane, warp, get_pipeline());
@@ -161,32 +159,12 @@ private:
     Var lane{"lane"}, warp{"warp"};
     std::unique_ptr<TileKernel> kernel;
 
-    /// The work lists hold valid indices alone.
-    static Expr inside(const Expr &index, const Internal::Dimension &dim) {
-        return unsafe_promise_clamped(index, 0, dim.extent() - 1);
-    }
-
     /// 16 bytes of a row that may not exist, or zeros in the columns that pad head_dim.
     Expr copied(const Expr &value, const Expr &chunk, const Expr &exists) const {
         const int chunks = head_dim / 8;
         const Expr condition =
             head_dim == tile_columns(head_dim) ? exists : exists && chunk < chunks;
         return Internal::is_const_one(condition) ? value : value_or_zero(value, condition);
-    }
-
-    template<typename Tensor>
-    static void set_origin(Tensor &tensor) {
-        for (int i = 0; i < tensor.dimensions(); i++) {
-            tensor.dim(i).set_min(0);
-        }
-    }
-
-    /// Rows of `columns` elements without gaps.
-    template<typename Tensor>
-    static void set_dense(Tensor &tensor, int columns) {
-        set_origin(tensor);
-        tensor.dim(0).set_extent(columns);
-        tensor.dim(1).set_stride(columns);
     }
 };
 

@@ -1,4 +1,5 @@
-/// The work lists that GPU kernels read; their layout is described in lowering/README.md.
+/// What the GPU kernels share: their work lists, whose layout is described in lowering/README.md,
+/// the numbering of query rows, and 16-bit elements in words.
 #pragma once
 
 #include "paging.h"
@@ -32,6 +33,9 @@ struct Task {
 /// Fields of an entry: a query token, which stands for all heads of a group.
 enum EntryField { entry_token, entry_batch, entry_key_begin, entry_key_end, entry_fields };
 
+/// What row_statistics finds for each query row.
+enum StatisticsField { statistics_lse, statistics_delta, statistics_fields };
+
 /// Packed rows in the form that QueryRow reads, from entries (field, row) and heads (row).
 template<typename Entries, typename Heads>
 auto packed_rows(const Entries &entries, const Heads &heads) {
@@ -49,6 +53,81 @@ auto packed_rows(const Entries &entries, const Heads &heads) {
             return entries(entry_key_end, row);
         }
     };
+}
+
+/// Tells Halide that an index lies inside a dimension that begins at 0: the runtime has checked it.
+inline Expr inside(const Expr &index, const Halide::Internal::Dimension &dim) {
+    return Halide::unsafe_promise_clamped(index, 0, dim.extent() - 1);
+}
+
+/// Place of row (batch * num_tokens + token) * num_heads + head in the query tensors.
+struct RowPlace {
+    RowPlace(const Expr &row, const Expr &num_heads, const Expr &num_tokens)
+        : head(row % num_heads), token(row / num_heads % num_tokens),
+          batch(row / num_heads / num_tokens) {
+    }
+
+    /// The row of a tensor (..., head, token, batch).
+    template<typename Tensor, typename... Inner>
+    auto of(Tensor &tensor, const Inner &...inner) const {
+        constexpr int first = sizeof...(inner);
+        return tensor(inner..., inside(head, tensor.dim(first)),
+                      inside(token, tensor.dim(first + 1)), inside(batch, tensor.dim(first + 2)));
+    }
+
+    Expr head, token, batch;
+};
+
+constexpr int warp_size = 32;
+
+/// The sum over the lanes of a warp, for all of them.
+inline Expr warp_sum(const Expr &x) {
+    return Halide::Internal::Call::make(Halide::Float(32), "warp_sum", {x},
+                                        Halide::Internal::Call::PureExtern);
+}
+
+/// The two elements of a word, which may be bfloat16 or float16.
+struct WordElements {
+    WordElements(const Expr &word, const Halide::Type &element) {
+        if (element.is_bfloat()) {  // the upper half of a float
+            low = Halide::reinterpret<float>(word << 16);
+            high = Halide::reinterpret<float>(word >> 16 << 16);
+        } else {
+            low = half_to_float(word);
+            high = half_to_float(word >> 16);
+        }
+    }
+
+    Expr low, high;
+
+private:
+    static Expr half_to_float(const Expr &word) {
+        return Halide::cast<float>(
+            Halide::reinterpret(Halide::Float(16), Halide::cast<uint16_t>(word)));
+    }
+};
+
+/// The word of two rounded floats.
+inline Expr packed_word(const Expr &low, const Expr &high, const Halide::Type &element) {
+    return Halide::Internal::Call::make(Halide::UInt(32),
+                                        element.is_bfloat() ? "pack_bf16x2" : "pack_f16x2",
+                                        {low, high}, Halide::Internal::Call::PureExtern);
+}
+
+/// All dimensions begin at 0.
+template<typename Tensor>
+void set_origin(Tensor &tensor) {
+    for (int i = 0; i < tensor.dimensions(); i++) {
+        tensor.dim(i).set_min(0);
+    }
+}
+
+/// Rows of `columns` elements without gaps.
+template<typename Tensor>
+void set_dense(Tensor &tensor, const Expr &columns) {
+    set_origin(tensor);
+    tensor.dim(0).set_extent(columns);
+    tensor.dim(1).set_stride(columns);
 }
 
 }  // namespace pagegrad

@@ -11,7 +11,7 @@ using namespace Halide::Internal;
 ///
 /// Why: a copy holds no registers while it is under way.
 ///
-/// Valid for a store of an unmodified global value of 4 or 16 contiguous bytes, which
+/// Valid for a store of an unmodified global value of 4, 8 or 16 contiguous bytes, which
 /// `value_or_zero` may make conditional, and when a commit and a wait precede the use, which
 /// `stage_ahead` provides for tiles of the loop and of the block alike.
 class CopyAsynchronously : public IRMutator {
@@ -45,11 +45,11 @@ private:
         const Load *load = value.as<Load>();
         require_lowering(load, "not a plain copy: ", op->value);
         const int bytes = load->type.bytes() * load->type.lanes();
-        require_lowering(bytes == 4 || bytes == 16, "copies have 4 or 16 bytes, not ", bytes, ": ",
-                         op->value);
+        require_lowering(bytes == 4 || bytes == 8 || bytes == 16,
+                         "copies have 4, 8 or 16 bytes, not ", bytes, ": ", op->value);
         Expr to = first_of(op->index) * load->type.element_of().bytes();
         std::vector<Expr> args{to, scalar_load(load)};
-        std::string name = bytes == 4 ? "copy_async_4" : "copy_async_16";
+        std::string name = "copy_async_" + std::to_string(bytes);
         if (condition.defined()) {
             name += "_or_zero";
             args.push_back(cast<int>(condition));
@@ -69,12 +69,12 @@ private:
         return ramp ? ramp->base : index;
     }
 
-    /// Extern calls take no vectors: 16 bytes are one number, and aligned.
+    /// Extern calls take no vectors: a vector is one number, and aligned.
     static Expr scalar_load(const Load *load) {
         if (load->type.is_scalar()) {
             return load;
         }
-        return Load::make(UInt(128), load->name,
+        return Load::make(UInt(load->type.bits() * load->type.lanes()), load->name,
                           simplify(first_of(load->index) / load->type.lanes()), load->image,
                           load->param, const_true(), ModulusRemainder());
     }

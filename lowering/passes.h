@@ -44,6 +44,9 @@ LoweringPass unswitch();
 LoweringPass discard_output(const std::string &output);
 LoweringPass sink_host_values();
 
+/// Appends what every kernel needs that the runtime launches itself.
+void add_plain_passes(Halide::Pipeline pipeline);
+
 /// Appends all passes that a tile kernel needs to its pipeline, whose output carries no data.
 void add_tile_passes(Halide::Pipeline pipeline, const StagingPlan &plan, const std::string &output);
 

@@ -254,6 +254,16 @@ std::string all_lanes(Output &, const Call &c) {
                 c.scalar(0), c.destination());
 }
 
+/// warp_sum(x): over the lanes of the warp
+std::string warp_sum(Output &, const Call &c) {
+    std::string text = line("{ .reg .f32 %other; mov.b32 $, $;", c.destination(), c.scalar(0));
+    for (int distance = 16; distance > 0; distance /= 2) {
+        text += line("shfl.sync.bfly.b32 %other, $, $, 31, 0xffffffff; add.f32 $, $, %other;",
+                     c.destination(), distance, c.destination(), c.destination());
+    }
+    return text + line("}");
+}
+
 /// exclusive_or(a, b)
 std::string exclusive_or(Output &, const Call &c) {
     return line("xor.b32 $, $, $;", c.destination(), c.scalar(0), c.scalar(1));
@@ -418,36 +428,26 @@ std::string wgmma_wait(Output &, const Call &c) {
     return line("wgmma.wait_group.sync.aligned $;", c.constant(1));
 }
 
-/// copy_async_4(shared address, value in global memory)
-std::string copy_async_4(Output &out, const Call &c) {
-    return line("cp.async.ca.shared.global [$], $, 4;", c.scalar(0),
-                out.take_address(c.argument(1)));
+/// Tiles are read once per block: 16 bytes go past the L1 cache.
+const char *cache_of(int bytes) {
+    return bytes == 16 ? "cg" : "ca";
 }
 
-/// copy_async_16(shared address, value in global memory)
-/// Tiles are read once per block: they go past the L1 cache.
-std::string copy_async_16(Output &out, const Call &c) {
-    return line("cp.async.cg.shared.global [$], $, 16;", c.scalar(0),
-                out.take_address(c.argument(1)));
-}
-
-/// Zeros, without a read, if the condition is 0.
-std::string copy_or_zero(Output &out, const Call &c, const char *cache, int bytes) {
-    return line("{ .reg .pred %p; .reg .b32 %bytes; setp.ne.b32 %p, $, 0; selp.b32 %bytes, $, 0, "
-                "%p;",
-                c.scalar(2), bytes) +
-           line("cp.async.$.shared.global [$], $, $, %bytes; }", cache, c.scalar(0),
+/// copy_async_<bytes>(shared address, value in global memory)
+template<int bytes>
+std::string copy_async(Output &out, const Call &c) {
+    return line("cp.async.$.shared.global [$], $, $;", cache_of(bytes), c.scalar(0),
                 out.take_address(c.argument(1)), bytes);
 }
 
-/// copy_async_4_or_zero(shared address, value in global memory, condition)
-std::string copy_async_4_or_zero(Output &out, const Call &c) {
-    return copy_or_zero(out, c, "ca", 4);
-}
-
-/// copy_async_16_or_zero(shared address, value in global memory, condition)
-std::string copy_async_16_or_zero(Output &out, const Call &c) {
-    return copy_or_zero(out, c, "cg", 16);
+/// copy_async_<bytes>_or_zero(shared address, value in global memory, condition)
+/// Zeros, without a read, if the condition is 0.
+template<int bytes>
+std::string copy_async_or_zero(Output &out, const Call &c) {
+    return line("{ .reg .pred %p; .reg .b32 %n; setp.ne.b32 %p, $, 0; selp.b32 %n, $, 0, %p;",
+                c.scalar(2), bytes) +
+           line("cp.async.$.shared.global [$], $, $, %n; }", cache_of(bytes), c.scalar(0),
+                out.take_address(c.argument(1)), bytes);
 }
 
 /// copy_async_commit(token)
@@ -482,6 +482,7 @@ struct Entry {
 const std::map<std::string, Entry> instruction_table = {
     {"fast_exp2", {fast_exp2, Returns::value}},
     {"all_lanes", {all_lanes, Returns::value}},
+    {"warp_sum", {warp_sum, Returns::value}},
     {"exclusive_or", {exclusive_or, Returns::value}},
     {"pack_bf16x2", {pack_bf16x2, Returns::value}},
     {"pack_f16x2", {pack_f16x2, Returns::value}},
@@ -493,10 +494,12 @@ const std::map<std::string, Entry> instruction_table = {
     {"wgmma_registers_bf16", {wgmma_registers, Returns::token}},
     {"wgmma_registers_f16", {wgmma_registers, Returns::token}},
     {"wgmma_wait", {wgmma_wait, Returns::token}},
-    {"copy_async_4", {copy_async_4, Returns::token}},
-    {"copy_async_16", {copy_async_16, Returns::token}},
-    {"copy_async_4_or_zero", {copy_async_4_or_zero, Returns::token}},
-    {"copy_async_16_or_zero", {copy_async_16_or_zero, Returns::token}},
+    {"copy_async_4", {copy_async<4>, Returns::token}},
+    {"copy_async_8", {copy_async<8>, Returns::token}},
+    {"copy_async_16", {copy_async<16>, Returns::token}},
+    {"copy_async_4_or_zero", {copy_async_or_zero<4>, Returns::token}},
+    {"copy_async_8_or_zero", {copy_async_or_zero<8>, Returns::token}},
+    {"copy_async_16_or_zero", {copy_async_or_zero<16>, Returns::token}},
     {"copy_async_commit", {copy_async_commit, Returns::token}},
     {"copy_async_wait", {copy_async_wait, Returns::token}},
     {"proxy_fence", {proxy_fence, Returns::token}},

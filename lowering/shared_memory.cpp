@@ -77,8 +77,25 @@ class ResolveSharedAddresses : public LetAwareMutator {
             return LetAwareMutator::visit(op);
         }
         const Load *load = find_load(op->args[0]);
+        check_alignment(expand_lets(load->index * load->type.bytes()));
         return mutate(load->index) * load->type.bytes();
     }
+
+    /// The first thread and step name the beginning of a tile, or of a part of it.
+    static void check_alignment(const Expr &address) {
+        class FirstThread : public IRMutator {
+            using IRMutator::visit;
+            Expr visit(const Variable *op) override {
+                return make_zero(op->type);
+            }
+        };
+        const auto begin = as_const_int(simplify(FirstThread().mutate(address)));
+        require_lowering(begin && *begin % swizzle_bytes == 0,
+                         "a tile does not begin at a multiple of ", swizzle_bytes,
+                         " bytes: ", address);
+    }
+
+    static constexpr int swizzle_bytes = 1024;
 };
 
 }  // namespace

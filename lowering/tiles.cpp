@@ -143,30 +143,31 @@ Tile TileKernel::streamed(const std::string &name, int columns, const ChunkSourc
     return streamed_tiles.back();
 }
 
-TileKernel::RowSource TileKernel::stage_rows(const std::string &name, const RowSource &source,
-                                             int ahead, bool copied) {
-    Func rows(name);
-    rows(concat({row}, block_step())) = source(row);
-    staged_rows.push_back({rows, 1, ahead, copied});
-    return [rows, place = block_step()](const Expr &row) { return rows(concat({row}, place)); };
-}
-
-TileKernel::RowSource TileKernel::streamed_rows(const std::string &name, const RowSource &source) {
-    return stage_rows(name, source, streamed_ahead, true);
-}
-
-TileKernel::RowSource TileKernel::early_rows(const std::string &name, const RowSource &source) {
-    return stage_rows(name, source, early_ahead, false);
-}
-
-TileKernel::RecordSource TileKernel::early_records(const std::string &name,
-                                                   const RecordSource &source) {
+TileKernel::RecordSource TileKernel::stage_records(const std::string &name, int fields,
+                                                   const RecordSource &source, int ahead,
+                                                   bool copied) {
     Func records(name);
     records(concat({field, row}, block_step())) = source(field, row);
-    staged_rows.push_back({records, words_per_chunk, early_ahead, true});
+    staged_records.push_back({records, fields, ahead, copied});
     return [records, place = block_step()](const Expr &field, const Expr &row) {
         return records(concat({field, row}, place));
     };
+}
+
+TileKernel::RecordSource TileKernel::streamed_records(const std::string &name, int fields,
+                                                      const RecordSource &source) {
+    return stage_records(name, fields, source, streamed_ahead, true);
+}
+
+TileKernel::RecordSource TileKernel::early_records(const std::string &name, int fields,
+                                                   const RecordSource &source) {
+    return stage_records(name, fields, source, early_ahead, true);
+}
+
+TileKernel::RowSource TileKernel::early_rows(const std::string &name, const RowSource &source) {
+    const auto records = stage_records(
+        name, 1, [&](const Expr &, const Expr &row) { return source(row); }, early_ahead, false);
+    return [records](const Expr &row) { return records(0, row); };
 }
 
 Expr TileKernel::for_all_queries(const std::function<Expr(const Expr &)> &predicate) {
@@ -352,12 +353,10 @@ Expr TileKernel::keep_staged_alive() const {
             elements.push_back(last_of_row(t, t.rows - 1));
         }
     }
-    for (const Rows &rows : staged_rows) {
-        for (const int row : {0, schedule.query_tile - 1}) {
-            Exprs place = concat({row}, block_step());
-            elements.push_back(
-                rows.func(rows.fields == 1 ? place : concat({rows.fields - 1}, place)));
-        }
+    for (const Records &records : staged_records) {
+        elements.push_back(records.func(concat({0, 0}, block_step())));
+        elements.push_back(
+            records.func(concat({records.fields - 1, schedule.query_tile - 1}, block_step())));
     }
     return effect("keep_alive", elements);
 }
@@ -454,18 +453,16 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         schedule_copies(streamed.storage);
         plan.copied.insert(streamed.storage.name());
     }
-    for (const Rows &rows : staged_rows) {
-        Func f = rows.func;
-        stream(f, rows.ahead);
-        // 1024 bytes a slot: what follows stays aligned for swizzled tiles.
+    for (const Records &records : staged_records) {
+        Func f = records.func;
+        stream(f, records.ahead);
         f.store_in(MemoryType::GPUShared)
-            .align_storage(rows.fields == 1 ? row : field, rows.fields == 1 ? 256 : rows.fields)
+            .bound_extent(field, records.fields)
             .split(row, warp, lane, warp_size)
+            .reorder(field, lane, warp)
+            .vectorize(field)
             .gpu_threads(lane, warp);
-        if (rows.fields > 1) {
-            f.bound_extent(field, rows.fields).reorder(field, lane, warp).vectorize(field);
-        }
-        if (rows.copied) {
+        if (records.copied) {
             plan.copied.insert(f.name());
         }
     }

@@ -151,12 +151,12 @@ public:
     Tile resident(const std::string &name, int columns, const ChunkSource &source);
     Tile streamed(const std::string &name, int columns, const ChunkSource &source);
 
-    /// A number of 32 bits for each query of the step.
-    RowSource streamed_rows(const std::string &name, const RowSource &source);
+    /// A record of `fields` numbers of 32 bits for each query of the step: 2 or 4.
+    RecordSource streamed_records(const std::string &name, int fields, const RecordSource &source);
 
-    /// A record of four int32 for each query of the step, and a number computed for each. They
-    /// arrive early enough for the sources of streamed tiles and rows to use them.
-    RecordSource early_records(const std::string &name, const RecordSource &source);
+    /// The same, and a number computed for each query; they arrive early enough for the sources of
+    /// streamed tiles and records to use them.
+    RecordSource early_records(const std::string &name, int fields, const RecordSource &source);
     RowSource early_rows(const std::string &name, const RowSource &source);
 
     /// Whether a predicate holds for all queries of the step.
@@ -188,7 +188,8 @@ private:
     std::vector<Expr> thread() const;
 
     Tile define(const Tile &staged, const ChunkSource &source) const;
-    RowSource stage_rows(const std::string &name, const RowSource &source, int ahead, bool copied);
+    RecordSource stage_records(const std::string &name, int fields, const RecordSource &source,
+                               int ahead, bool copied);
     Accumulator new_accumulator(int rows, int columns);
     void issue(Accumulator &sum, const Product &product, bool accumulate);
     Expr packed(const Fragment &fragment, const Expr &slot, const Expr &group,
@@ -213,14 +214,14 @@ private:
     Expr zero_token;  ///< the same for what runs before the first step
     int products = 0, registers = 0;  ///< issued, and in use by accumulators, so far
 
-    /// A number or record for each query of the step, in shared memory.
-    struct Rows {
+    /// A record for each query of the step, in shared memory.
+    struct Records {
         Func func;
         int fields, ahead;
         bool copied;
     };
     std::vector<Tile> resident_tiles, streamed_tiles, exchanged_tiles;
-    std::vector<Rows> staged_rows;
+    std::vector<Records> staged_records;
     std::vector<Fragment> fragments;
     std::vector<Func> conditions;  ///< for the next fragment
     Func state{"state"};           ///< token of all steps so far, carried from step to step
