@@ -1,6 +1,7 @@
 # The library: one archive with the runtime and the kernels (kernels.cmake adds them). Its users need
 # nothing of Halide.
-file(GLOB runtime_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/runtime/src/*.cpp")
+file(GLOB runtime_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/runtime/src/*.cpp"
+                                            "${PROJECT_SOURCE_DIR}/runtime/src/cuda/*.cpp")
 add_library(pagegrad STATIC ${runtime_sources})
 add_library(pagegrad::pagegrad ALIAS pagegrad)
 target_sources(pagegrad PUBLIC
@@ -15,4 +16,4 @@ find_package(Threads REQUIRED)
 target_link_libraries(pagegrad
                       PRIVATE Threads::Threads ${CMAKE_DL_LIBS}
                               $<BUILD_INTERFACE:pagegrad_options> $<BUILD_INTERFACE:Halide::Runtime>)
-target_include_directories(pagegrad PRIVATE "${PROJECT_BINARY_DIR}")
+target_include_directories(pagegrad PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
