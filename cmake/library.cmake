@@ -16,4 +16,4 @@ find_package(Threads REQUIRED)
 target_link_libraries(pagegrad
                       PRIVATE Threads::Threads ${CMAKE_DL_LIBS}
                               $<BUILD_INTERFACE:pagegrad_options> $<BUILD_INTERFACE:Halide::Runtime>)
-target_include_directories(pagegrad PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
+target_include_directories(pagegrad PRIVATE "${PROJECT_BINARY_DIR}")

@@ -66,6 +66,9 @@ struct BackwardCall {
     void execute(void *workspace) const;
 };
 
+/// Checks what every device asks of the arguments.
+QueryLayout check_backward(const pagegrad_plan &plan, const pagegrad_backward_args &args);
+
 void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegrad_tensor &dense,
             const pagegrad_execution &execution);
 void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,

@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include "cuda/prepared_plan.h"
 #include "status.h"
 
 #include <algorithm>
@@ -460,6 +461,7 @@ pagegrad_plan make_plan(const pagegrad_plan_desc &desc) {
     RunBuilder(plan).build();
     order_runs(plan);
     list_uses(plan);
+    plan.prepared = std::make_shared<cuda::PreparedPlan>();
     return plan;
 }
 

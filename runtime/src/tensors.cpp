@@ -12,23 +12,6 @@ namespace {
 
 constexpr int64_t int32_limit = std::numeric_limits<int32_t>::max();
 
-const char *dtype_name(int32_t dtype) {
-    switch (dtype) {
-    case PAGEGRAD_FLOAT32:
-        return "float32";
-    case PAGEGRAD_BFLOAT16:
-        return "bfloat16";
-    case PAGEGRAD_FLOAT16:
-        return "float16";
-    default:
-        return "unknown";
-    }
-}
-
-uintptr_t element_size(int32_t dtype) {
-    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
-}
-
 /// Refuses outputs in which two indices name one element: every dimension must step over all that
 /// the faster ones span.
 void check_no_overlap(const std::string &name, const pagegrad_tensor &tensor) {
@@ -53,6 +36,23 @@ Extent extent(const pagegrad_tensor &tensor, int dim_from_last) {
 }
 
 }  // namespace
+
+const char *dtype_name(int32_t dtype) {
+    switch (dtype) {
+    case PAGEGRAD_FLOAT32:
+        return "float32";
+    case PAGEGRAD_BFLOAT16:
+        return "bfloat16";
+    case PAGEGRAD_FLOAT16:
+        return "float16";
+    default:
+        return "unknown";
+    }
+}
+
+int64_t element_size(int32_t dtype) {
+    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
+}
 
 pagegrad_dtype check_dtype(const char *name, int32_t dtype) {
     require(dtype >= PAGEGRAD_FLOAT32 && dtype <= PAGEGRAD_FLOAT16, name, ".dtype is ", dtype,

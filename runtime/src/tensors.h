@@ -27,6 +27,12 @@ struct NamedTensor {
 void check_distinct(const std::vector<NamedTensor> &outputs,
                     const std::vector<NamedTensor> &others);
 
+/// For messages.
+const char *dtype_name(int32_t dtype);
+
+/// Bytes of an element.
+int64_t element_size(int32_t dtype);
+
 /// The dtype of a call's tensors. Refuses what is no pagegrad_dtype.
 pagegrad_dtype check_dtype(const char *name, int32_t dtype);
 

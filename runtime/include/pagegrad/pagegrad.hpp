@@ -156,6 +156,11 @@ public:
     const AttentionConfig &config() const {
         return config_;
     }
+    /// See pagegrad_plan_prepare.
+    void prepare(const Execution &execution) const {
+        pagegrad_error error{};
+        internal::check(pagegrad_plan_prepare(get(), &execution, &error), error);
+    }
     pagegrad_plan_info info() const {
         pagegrad_plan_info info{};
         info.struct_size = sizeof(info);

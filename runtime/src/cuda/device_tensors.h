@@ -1,0 +1,28 @@
+/// Tensors in the memory of a GPU: checks, their form as kernel arguments, and zeroing.
+#pragma once
+
+#include "device_kernels.h"
+#include "driver.h"
+#include "pagegrad/pagegrad.h"
+
+#include <string>
+
+namespace pagegrad::cuda {
+
+/// Refuses memory that is not on the GPU of `place`.
+void check_device_memory(const std::string &name, const void *data, const Place &place);
+
+/// Refuses a tensor that kernels cannot address in units of `unit_bytes` with 32-bit offsets, or
+/// that is not in the memory of the GPU. Empty and absent tensors pass.
+void check_device_tensor(const std::string &name, const pagegrad_tensor &tensor, int unit_bytes,
+                         const Place &place);
+
+/// Adds the address of a tensor and its strides, innermost dimension first, in units of
+/// `unit_bytes`.
+void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_tensor &tensor,
+                int unit_bytes);
+
+/// Sets all elements of a float32 tensor to zero, on the stream.
+void zero(const pagegrad_tensor &tensor, Stream stream);
+
+}  // namespace pagegrad::cuda

@@ -1,0 +1,44 @@
+/// Copies of a plan's work lists in the memory of GPUs, one for each context that uses the plan.
+#pragma once
+
+#include "../plan.h"
+#include "driver.h"
+#include "work_lists.h"
+
+#include <map>
+#include <mutex>
+
+namespace pagegrad::cuda {
+
+/// Work lists in the memory of a GPU.
+struct DeviceLists {
+    int64_t num_tasks = 0;
+    const Task *tasks = nullptr;
+    const Query *packed_queries = nullptr, *batched_queries = nullptr;
+    const int32_t *blocks = nullptr;
+};
+
+/// The copies of one plan. Freed with it.
+class PreparedPlan {
+public:
+    PreparedPlan() = default;
+    PreparedPlan(const PreparedPlan &) = delete;
+    ~PreparedPlan();
+
+    /// The lists in the context of `place`. The first call for a context loads the kernels, copies
+    /// the lists and waits for the copy, and so fails while the stream is being captured.
+    const DeviceLists &lists(const pagegrad_plan &plan, const Place &place);
+
+private:
+    struct Copy {
+        Context context = nullptr;
+        Address memory = 0;
+        DeviceLists lists;
+    };
+    static Copy copy(const pagegrad_plan &plan, const Place &place);
+
+    std::mutex mutex;
+    std::map<uint64_t, Copy> copies;  ///< by the id of the context
+};
+
+}  // namespace pagegrad::cuda
