@@ -36,6 +36,7 @@ public:
     Input<int> num_heads{"num_heads"};
     Input<int> num_tokens{"num_tokens"};      // of a batch
     Input<float> scale{"scale"};              // of the scores
+    Input<float> scale_log2{"scale_log2"};    // scale * log2(e)
     Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
 
     void generate() {
@@ -108,20 +109,21 @@ public:
         // Scores and probabilities are transposed: keys x queries.
         const Accumulator S = block.compute(K * transposed(Q));
         const Accumulator dP = block.compute(V * transposed(dO));
+        block.issue_products();
         const Fragment P = S.map([&](const Element &s) {
             const Expr sees =
                 visible(task.first_key + s.row, key_begin(s.column), key_end(s.column));
             return select(true_if(all_visible, sees),
-                          probability(s.value, statistic(statistics_lse, s.column), scale * log2_e,
+                          probability(s.value, statistic(statistics_lse, s.column), scale_log2,
                                       exp2_instruction),
                           0.0f);
         });
+        dV += P * dO;
         const Fragment dS = dP.map([&](const Element &dp) {
             return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
         });
-        Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
-        dV += P * dO;
         dK += dS * Q;
+        const Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
         dQ.add_to([&](const Expr &row, const Expr &pair) {
             return dq(pair, inside(row_index(row), dq.dim(1)));
         });

@@ -18,8 +18,8 @@ void add_tile_passes(Halide::Pipeline pipeline, const StagingPlan &plan,
                      const std::string &output) {
     add(pipeline, shift_shared_memory());
     add(pipeline, trim_loops());
-    add(pipeline, stage_ahead(plan));
     add(pipeline, prune_barriers());
+    add(pipeline, pipeline_steps(plan));
     add(pipeline, copy_asynchronously(plan));
     add(pipeline, resolve_shared_addresses());
     add(pipeline, privatize_registers());

@@ -24,19 +24,22 @@
 
 namespace pagegrad {
 
-/// What is staged into shared memory, and when.
+/// How the steps of a kernel's loop overlap.
 struct StagingPlan {
     std::string loop;                   ///< name of the loop over steps
     std::map<std::string, int> staged;  ///< Funcs staged in every step: how many steps ahead
     std::set<std::string> copied;       ///< Funcs that are plain copies, of a step or of the block
+    std::string issue;                  ///< Func that issues the first products of a step
+    std::string addition;             ///< Func that adds sums to memory, one step later, after that
+    int products_after_addition = 0;  ///< issued by then after the products that are added
 };
 
 using LoweringPass = std::unique_ptr<Halide::Internal::IRMutator>;
 
 LoweringPass shift_shared_memory();
 LoweringPass trim_loops();
-LoweringPass stage_ahead(const StagingPlan &plan);
 LoweringPass prune_barriers();
+LoweringPass pipeline_steps(const StagingPlan &plan);
 LoweringPass copy_asynchronously(const StagingPlan &plan);
 LoweringPass resolve_shared_addresses();
 LoweringPass privatize_registers();

@@ -12,9 +12,10 @@ using Exprs = std::vector<Expr>;
 constexpr int words_per_chunk = 4, chunks_per_panel = 8, columns_per_panel = 64,
               bytes_per_row = 128, warp_size = 32;
 
-/// Streamed tiles are copied one step ahead of their use; what their addresses depend on must have
-/// arrived before (see stage_ahead.cpp).
-constexpr int streamed_ahead = 1, early_ahead = 3;
+/// Streamed tiles are copied one step ahead of their use, and what their addresses depend on two
+/// (see pipeline_steps.cpp). Besides the steps ahead and the current one, products and additions of
+/// the step before may still read their slots.
+constexpr int streamed_ahead = 1, early_ahead = 2;
 
 void require(bool condition, const char *what) {
     if (!condition) {
@@ -298,6 +299,12 @@ void TileKernel::issue(Accumulator &sum, const Product &product, bool accumulate
     sum.product = products++;
 }
 
+void TileKernel::issue_products() {
+    const Exprs place = concat(thread(), block_step());
+    issued(place) = token;
+    token = issued(place);
+}
+
 /// Waits until the accumulator's last product is done. Later ones may still run.
 Expr TileKernel::wait_for(const Accumulator &a) const {
     return effect("wgmma_wait", {token, products - 1 - a.product});
@@ -332,15 +339,20 @@ void Accumulator::add_to(const Pair &destination, const Expr &factor) const {
 
 void Accumulator::add_to(const Pair &destination, const Expr &factor,
                          const std::function<Expr(const Expr &)> &exists) const {
-    Expr &token = kernel->token;
-    token = kernel->wait_for(*this);
+    Expr sum = kernel->in_step ? Expr(0) : kernel->token;
     for (int group = 0; group < columns_per_warpgroup / 8; group++) {
         for (int slot = 0; slot < 4; slot += 2) {
             const Expr row = row_of(slot), pair = column_of(slot, group) / 2;
-            token = effect("accumulator_add_x2", {token, first_register + group * 4 + slot, factor,
-                                                  cast<int>(exists(row)), destination(row, pair)});
+            sum = effect("accumulator_add_x2", {sum, first_register + group * 4 + slot, factor,
+                                                cast<int>(exists(row)), destination(row, pair)});
         }
     }
+    if (!kernel->in_step) {
+        kernel->token = sum;
+        return;
+    }
+    require(!kernel->added.defined(), "one sum is added to memory in each step");
+    kernel->added(concat(kernel->thread(), kernel->block_step())) = sum;
 }
 
 /// Names everything staged, for the end of a step: Halide would otherwise give the memory of what
@@ -362,14 +374,16 @@ Expr TileKernel::keep_staged_alive() const {
 }
 
 void TileKernel::end_step() {
+    require(added.defined() && issued.defined(), "a step issues products and adds a sum to memory");
     const Exprs place = concat(thread(), block());
-    Expr all_done = effect("wgmma_wait", {token, 0});
     state(place) = zero_token;
-    Expr end = effect("end_step", {all_done, state(place), keep_staged_alive(),
-                                   effect("loop_trip_count", {step, step_count})});
+    Expr end =
+        effect("end_step", {token, state(place), added(concat(thread(), block_step())),
+                            keep_staged_alive(), effect("loop_trip_count", {step, step_count})});
     // The statements of the step are written in terms of a Var; the loop runs over an RVar.
     state(place) = Internal::substitute(step.name(), steps.x, end);
     token = state(place);
+    in_step = false;
 }
 
 Expr TileKernel::result() const {
@@ -408,10 +422,14 @@ void TileKernel::schedule_fragment(const Fragment &f) {
     }
 }
 
+/// A statement of each thread that only leaves a token.
+void TileKernel::schedule_statement(Func statement) {
+    statement.compute_at(state, steps.x).store_in(MemoryType::Register).gpu_threads(lane, warp);
+}
+
 void TileKernel::schedule_exchange(const Tile &exchanged) {
     Func storage = exchanged.storage;
-    storage.compute_at(state, steps.x)
-        .store_in(MemoryType::GPUShared)
+    storage.store_in(MemoryType::GPUShared)
         .bound(word, 0, words_per_chunk)
         .bound(chunk, 0, chunks_per_panel)
         .bound(row, 0, exchanged.rows)
@@ -437,25 +455,31 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
     state.compute_at(output, task).store_in(MemoryType::Register).gpu_threads(lane, warp);
     state.update().reorder(lane, warp, steps.x).gpu_threads(lane, warp);
 
-    StagingPlan plan{state.name() + ".s1." + steps.x.name(), {}, {}};
+    StagingPlan plan;
+    plan.loop = state.name() + ".s1." + steps.x.name();
+    plan.issue = issued.name();
+    plan.addition = added.name();
+    schedule_statement(issued);
+    schedule_statement(added);
     for (const Tile &resident : resident_tiles) {
         Func storage = resident.storage;
         storage.compute_at(output, task);
         schedule_copies(storage);
         plan.copied.insert(storage.name());
     }
-    const auto stream = [&](Func f, int ahead) {
-        f.compute_at(state, steps.x).hoist_storage(output, task).ring_buffer(ahead + 1);
-        plan.staged[f.name()] = ahead;
+    const auto in_ring = [&](Func f, int slots) {
+        f.compute_at(state, steps.x).hoist_storage(output, task).ring_buffer(slots);
     };
     for (const Tile &streamed : streamed_tiles) {
-        stream(streamed.storage, streamed_ahead);
+        in_ring(streamed.storage, streamed_ahead + 2);
         schedule_copies(streamed.storage);
+        plan.staged[streamed.storage.name()] = streamed_ahead;
         plan.copied.insert(streamed.storage.name());
     }
     for (const Records &records : staged_records) {
         Func f = records.func;
-        stream(f, records.ahead);
+        in_ring(f, records.ahead + 2);
+        plan.staged[f.name()] = records.ahead;
         f.store_in(MemoryType::GPUShared)
             .bound_extent(field, records.fields)
             .split(row, warp, lane, warp_size)
@@ -470,6 +494,7 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         schedule_fragment(f);
     }
     for (const Tile &exchanged : exchanged_tiles) {
+        in_ring(exchanged.storage, 2);
         schedule_exchange(exchanged);
     }
     add_tile_passes(pipeline, plan, output.name());

@@ -103,7 +103,8 @@ public:
     /// Two neighbouring columns in global memory, as a number of 64 bits.
     using Pair = std::function<Expr(const Expr &row, const Expr &pair)>;
 
-    /// Adds all elements, times `factor`, to memory, in no fixed order.
+    /// Adds all elements, times `factor`, to memory, in no fixed order. Within a step this happens
+    /// in the next one, see TileKernel::issue_products().
     void add_to(const Pair &destination, const Expr &factor = 1.0f) const;
     /// The same for the rows that exist.
     void add_to(const Pair &destination, const Expr &factor,
@@ -168,6 +169,10 @@ public:
     /// An accumulator of this step.
     Accumulator compute(const Product &product);
 
+    /// Ends the first products of a step. While they run, the additions of the step before are
+    /// made.
+    void issue_products();
+
     /// A tile with the values of a fragment, rounded: brings rows of other warps within reach.
     Tile exchange(const std::string &name, const Fragment &fragment);
 
@@ -200,6 +205,7 @@ private:
     Expr keep_staged_alive() const;
 
     void schedule_copies(Func storage);
+    void schedule_statement(Func statement);
     void schedule_fragment(const Fragment &f);
     void schedule_exchange(const Tile &exchanged);
 
@@ -213,6 +219,7 @@ private:
     Expr token;       ///< of the last statement; each takes its predecessor's as an argument
     Expr zero_token;  ///< the same for what runs before the first step
     int products = 0, registers = 0;  ///< issued, and in use by accumulators, so far
+    bool in_step = true;
 
     /// A record for each query of the step, in shared memory.
     struct Records {
@@ -224,6 +231,8 @@ private:
     std::vector<Records> staged_records;
     std::vector<Fragment> fragments;
     std::vector<Func> conditions;  ///< for the next fragment
+    Func issued{"issued"};         ///< token of the first products
+    Func added{"added"};           ///< token of the additions of the step
     Func state{"state"};           ///< token of all steps so far, carried from step to step
 };
 

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -103,7 +105,7 @@ TEST(TrimLoops, RefusesCountsThatDependOnTheLoop) {
     EXPECT_THROW(trim_loops()->mutate(effect("loop_trip_count", {x, n})), std::runtime_error);
 }
 
-// ---- stage_ahead
+// ---- pipeline_steps
 
 /// Runs a statement and writes down the calls in order.
 class Interpreter : public IRVisitor {
@@ -137,7 +139,7 @@ private:
 
     void visit(const Call *op) override {
         calls.push_back(op->is_intrinsic() ? "barrier"
-                                           : op->name + " " + text(value(op->args.at(0))));
+                                           : op->name + " " + text(value(op->args.back())));
     }
 
     std::map<std::string, int> variables;
@@ -149,58 +151,94 @@ std::vector<std::string> run(const Stmt &s) {
     return interpreter.calls;
 }
 
-const StagingPlan near_and_far{"x", {{"far", 3}, {"near", 1}}, {}};
-
-/// A loop that stages "far", then "near", and uses both.
-Stmt staged_loop(int steps) {
-    return loop("x", steps, ForType::Serial,
-                Block::make({produce("far", effect("far", {x})), barrier(),
-                             produce("near", effect("near", {x})), barrier(), effect("use", {x}),
-                             barrier()}));
+StagingPlan step_plan() {
+    StagingPlan plan;
+    plan.loop = "x";
+    plan.staged = {{"far", 2}, {"near", 1}};
+    plan.issue = "issue";
+    plan.addition = "add";
+    return plan;
 }
 
-TEST(StageAhead, StagesEachStepOnceAndWaitsBeforeItsUse) {
-    for (const int steps : {1, 2, 3, 4, 9}) {
-        int far = 0, near = 0, used = 0;
-        int far_arrived = 0, near_arrived = 0;             // waited for, then a barrier
-        std::vector<std::pair<int, int>> commits{{0, 0}};  // far, near
-        std::pair<int, int> waited{0, 0};
-        for (const std::string &name : run(stage_ahead(near_and_far)->mutate(staged_loop(steps)))) {
+/// The body of a step; statement `without` is left out.
+Stmt step_loop(int steps, int without = -1) {
+    std::vector<Stmt> body{produce("far", effect("far", {x})),
+                           barrier(),
+                           produce("near", effect("near", {x})),
+                           effect("proxy_fence"),
+                           barrier(),
+                           produce("issue", effect("issue", {x})),
+                           effect("first", {x}),
+                           effect("proxy_fence"),
+                           barrier(),
+                           effect("second", {x}),
+                           produce("add", effect("add", {x})),
+                           barrier()};
+    if (without >= 0) {
+        body.erase(body.begin() + without);
+    }
+    return loop("x", steps, ForType::Serial, Block::make(body));
+}
+
+TEST(PipelineSteps, OverlapsStepsInTheRightOrder) {
+    for (const int steps : {1, 2, 3, 9}) {
+        std::map<std::string, int> done;                    // how often each has happened
+        int far_committed = 0, near_committed = 0;          // copies
+        int far_arrived = 0, near_arrived = 0;              // waited for, then a barrier
+        int far_waited = 0, near_waited = 0, computed = 0;  // computed: steps whose products are
+        for (const std::string &name : run(pipeline_steps(step_plan())->mutate(step_loop(steps)))) {
+            const std::string what = name.substr(0, name.find(' '));
             const int number = name == "barrier" ? 0 : std::stoi(name.substr(name.find(' ')));
-            if (name.rfind("far", 0) == 0) {
-                EXPECT_EQ(number, far++);
-                EXPECT_LE(number, used + 3);  // a ring of 4
-            } else if (name.rfind("near", 0) == 0) {
-                EXPECT_EQ(number, near++);
-                EXPECT_LE(number, used + 1);  // a ring of 2
+            if (what == "copy_async_commit") {
+                far_committed = done["far"];
+                near_committed = done["near"];
+            } else if (what == "copy_async_wait") {
+                far_waited = far_committed;
+                near_waited = near_committed;
+            } else if (what == "barrier") {
+                far_arrived = far_waited;
+                near_arrived = near_waited;
+            } else if (what == "wgmma_wait") {
+                computed = done["second"];
+            } else if (what != "proxy_fence") {
+                EXPECT_EQ(number, done[what]++) << name;
+            }
+            if (what == "far") {
+                EXPECT_LE(number, done["issue"] + 2);
+            } else if (what == "near") {
+                EXPECT_LE(number, done["issue"] + 1);
                 EXPECT_GT(far_arrived, number);
-            } else if (name.rfind("copy_async_commit", 0) == 0) {
-                commits.emplace_back(far, near);
-            } else if (name.rfind("copy_async_wait", 0) == 0) {
-                waited = commits.at(commits.size() - 1 - number);
-            } else if (name == "barrier") {
-                std::tie(far_arrived, near_arrived) = waited;
-            } else {
-                EXPECT_EQ(number, used++);
+            } else if (what == "issue") {
                 EXPECT_GT(near_arrived, number);
+                EXPECT_EQ(computed, number);  // of the step before
+            } else if (what == "add") {
+                EXPECT_GT(computed, number);
+                EXPECT_EQ(done["issue"], std::min(number + 2, steps));
             }
         }
-        EXPECT_EQ(far, steps);
-        EXPECT_EQ(near, steps);
-        EXPECT_EQ(used, steps);
+        for (const char *what : {"far", "near", "issue", "first", "second", "add"}) {
+            EXPECT_EQ(done[what], steps) << what;
+        }
     }
 }
 
-TEST(StageAhead, RefusesWhatItCannotMove) {
-    const auto refused = [](const StagingPlan &plan, const Stmt &s) {
-        EXPECT_THROW(stage_ahead(plan)->mutate(s), std::runtime_error);
-    };
-    refused({"x", {{"far", 2}, {"near", 1}}, {}}, staged_loop(3));                // too close
-    refused({"x", {{"far", 3}, {"near", 1}, {"other", 1}}, {}}, staged_loop(3));  // not there
-    refused(near_and_far, loop("x", 3, ForType::Serial,  // no barrier at the end
-                               Block::make({produce("far", effect("far", {x})), barrier(),
-                                            produce("near", effect("near", {x})), barrier(),
-                                            effect("use", {x})})));
+TEST(PipelineSteps, PublishesWhatAStepWrites) {
+    const auto calls = run(pipeline_steps(step_plan())->mutate(step_loop(1)));
+    const auto first = std::find(calls.begin(), calls.end(), "first 0");
+    const std::vector<std::string> expected{"first 0",           "copy_async_commit 0",
+                                            "copy_async_wait 0", "proxy_fence 0",
+                                            "barrier",           "second 0"};
+    EXPECT_EQ(std::vector<std::string>(first, first + 6), expected);
+}
+
+TEST(PipelineSteps, RefusesWhatItCannotMove) {
+    StagingPlan more = step_plan();
+    more.staged["other"] = 1;
+    EXPECT_THROW(pipeline_steps(more)->mutate(step_loop(3)), std::runtime_error);
+    for (const int without : {0, 2, 4, 5, 8, 10, 11}) {
+        EXPECT_THROW(pipeline_steps(step_plan())->mutate(step_loop(3, without)), std::runtime_error)
+            << without;
+    }
 }
 
 // ---- prune_barriers
@@ -236,7 +274,7 @@ TEST(PruneBarriers, SeesWhatInstructionsRead) {
 
 // ---- copy_asynchronously
 
-const StagingPlan copies_tile{"x", {}, {"tile"}};
+const StagingPlan copies_tile{"x", {}, {"tile"}, "", ""};
 
 std::string copied(const Expr &value, const Expr &index) {
     return text(
