@@ -16,8 +16,8 @@ using namespace Halide;
 
 class BackwardCuda : public Generator<BackwardCuda> {
 public:
-    GeneratorParam<Type> element{"element", BFloat(16)};  // of q, dout and the pools
-    GeneratorParam<int> head_dim{"head_dim", 128};
+    GeneratorParam<Type> element{"element", BFloat(16)};      // of q, dout and the pools
+    GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
 
     // Indices innermost first. The caller owns everything. A chunk is 8 elements, a pair 2 floats.
     Input<Buffer<int32_t, 2>> tasks{"tasks"};          // field, task
@@ -28,9 +28,10 @@ public:
     Input<Buffer<>> k_pool{"k_pool", UInt(128), 4};    // chunk, KV head, slot, block
     Input<Buffer<>> v_pool{"v_pool", UInt(128), 4};    // chunk, KV head, slot, block
     Input<Buffer<float, 2>> statistics{"statistics"};  // lse_log2/delta, row
-    Input<Buffer<uint64_t, 2>> dq{"dq"};               // pair, row: dQ / scale is added
+    Input<Buffer<uint64_t, 2>> dq{"dq"};               // pair (padded), row: dQ / scale is added
     Input<Buffer<uint64_t, 4>> dk_pool{"dk_pool"};     // pair, KV head, slot, block: added to
     Input<Buffer<uint64_t, 4>> dv_pool{"dv_pool"};     // pair, KV head, slot, block: added to
+    Input<int> head_dim{"head_dim"};
     Input<int> block_size{"block_size"};
     Input<int> group{"group"};  // query heads of a KV head
     Input<int> num_heads{"num_heads"};
@@ -43,7 +44,7 @@ public:
         const TileSchedule tiles = BackwardCudaSchedule().tiles;
         kernel = std::make_unique<TileKernel>(tiles, element);
         TileKernel &block = *kernel;
-        const int columns = tile_columns(head_dim);
+        const int columns = padded_head_dim();
         const Task task(tasks, block.task);
 
         // Keys of the tile; those past the end repeat the last one, which no query then sees.
@@ -135,7 +136,9 @@ public:
                 return pool(pair, inside(task.kv_head, pool.dim(1)), row.slot, row.block);
             };
         };
-        const auto key_exists = [&](const Expr &key) { return key < task.num_keys; };
+        const auto key_exists = [&](const Expr &key, const Expr &pair) {
+            return key < task.num_keys && in_head(pair, 2);
+        };
         dV.add_to(gradients_in(dv_pool), 1.0f, key_exists);
         dK.add_to(gradients_in(dk_pool), scale, key_exists);
         done(lane, warp, block.task) = block.result();
@@ -150,7 +153,7 @@ public:
         for (auto *pool : {&dk_pool, &dv_pool}) {
             set_origin(*pool);
         }
-        set_dense(dq, head_dim / 2);
+        set_dense(dq, padded_head_dim() / 2);
         set_dense(statistics, statistics_fields);
         set_origin(blocks);
         set_origin(done);
@@ -161,11 +164,18 @@ private:
     Var lane{"lane"}, warp{"warp"};
     std::unique_ptr<TileKernel> kernel;
 
-    /// 16 bytes of a row that may not exist, or zeros in the columns that pad head_dim.
+    int padded_head_dim() const {
+        return fixed_head_dim > 0 ? tile_columns(fixed_head_dim) : 128;
+    }
+
+    /// Whether the `elements` elements from number i * elements on lie in a row, or pad it.
+    Expr in_head(const Expr &i, int elements) const {
+        return fixed_head_dim > 0 ? Internal::const_true() : i * elements < head_dim;
+    }
+
+    /// 16 bytes of a row that may not exist, or zeros where head_dim is padded.
     Expr copied(const Expr &value, const Expr &chunk, const Expr &exists) const {
-        const int chunks = head_dim / 8;
-        const Expr condition =
-            head_dim == tile_columns(head_dim) ? exists : exists && chunk < chunks;
+        const Expr condition = simplify(exists && in_head(chunk, 8));
         return Internal::is_const_one(condition) ? value : value_or_zero(value, condition);
     }
 };

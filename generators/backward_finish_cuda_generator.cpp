@@ -12,7 +12,7 @@ public:
     GeneratorParam<Type> element{"element", BFloat(16)};  // of dq
 
     // Indices innermost first. The caller owns everything. A word is 2 elements.
-    Input<Buffer<float, 2>> dq_sum{"dq_sum"};  // d, row
+    Input<Buffer<float, 2>> dq_sum{"dq_sum"};  // d (padded), row
     Input<int> head_dim{"head_dim"};
     Input<int> num_rows{"num_rows"};
     Input<int> num_heads{"num_heads"};
@@ -30,7 +30,7 @@ public:
     }
 
     void schedule() {
-        set_dense(dq_sum, head_dim);
+        set_origin(dq_sum);
         set_origin(dq);
         constexpr int rows_per_block = 8;
         RVar block("block"), row("row"), round("round"), lane("lane");

@@ -334,17 +334,17 @@ Fragment Accumulator::map(const std::function<Expr(const Element &)> &f) const {
 }
 
 void Accumulator::add_to(const Pair &destination, const Expr &factor) const {
-    add_to(destination, factor, [](const Expr &) { return Internal::const_true(); });
+    add_to(destination, factor, [](const Expr &, const Expr &) { return Internal::const_true(); });
 }
 
-void Accumulator::add_to(const Pair &destination, const Expr &factor,
-                         const std::function<Expr(const Expr &)> &exists) const {
+void Accumulator::add_to(const Pair &destination, const Expr &factor, const Pair &exists) const {
     Expr sum = kernel->in_step ? Expr(0) : kernel->token;
     for (int group = 0; group < columns_per_warpgroup / 8; group++) {
         for (int slot = 0; slot < 4; slot += 2) {
             const Expr row = row_of(slot), pair = column_of(slot, group) / 2;
-            sum = effect("accumulator_add_x2", {sum, first_register + group * 4 + slot, factor,
-                                                cast<int>(exists(row)), destination(row, pair)});
+            sum = effect("accumulator_add_x2",
+                         {sum, first_register + group * 4 + slot, factor,
+                          cast<int>(exists(row, pair)), destination(row, pair)});
         }
     }
     if (!kernel->in_step) {

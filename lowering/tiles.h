@@ -106,9 +106,8 @@ public:
     /// Adds all elements, times `factor`, to memory, in no fixed order. Within a step this happens
     /// in the next one, see TileKernel::issue_products().
     void add_to(const Pair &destination, const Expr &factor = 1.0f) const;
-    /// The same for the rows that exist.
-    void add_to(const Pair &destination, const Expr &factor,
-                const std::function<Expr(const Expr &row)> &exists) const;
+    /// The same for the pairs that exist.
+    void add_to(const Pair &destination, const Expr &factor, const Pair &exists) const;
 
 private:
     friend class TileKernel;
