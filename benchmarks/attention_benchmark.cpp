@@ -6,6 +6,7 @@
 /// Names: operation/geometry/schedule. Counters: GFLOP/s over visible pairs (5 products of 2 D
 /// operations in the backward, 2 in the forward), the fraction of the FMA peak of the cores in use,
 /// measured just before and after, and bytes of workspace.
+#include "block_table.h"
 #include "fma_peak.h"
 #include "pagegrad/pagegrad.hpp"
 
@@ -44,9 +45,9 @@ std::vector<float> normal(int64_t count, unsigned seed) {
 class Batch {
 public:
     explicit Batch(const Geometry &g)
-        : config(g.heads, g.kv_heads, g.head_dim, g.mask), tokens(sum(g.query_lengths)) {
+        : config(g.heads, g.kv_heads, g.head_dim, g.mask), tokens(sum(g.query_lengths)),
+          table(g.kv_lengths, g.block_size, g.shared_keys) {
         config.window_left = g.window_left;
-        make_table(g);
         q = normal(tokens * g.heads * g.head_dim, 1);
         dout = normal(tokens * g.heads * g.head_dim, 2);
         k = normal(pool_size(g), 3);
@@ -56,9 +57,10 @@ public:
         out.resize(q.size());
         dq.resize(q.size());
         lse.resize(tokens * g.heads);
-        const std::initializer_list<int64_t> pool{num_blocks, g.block_size, g.kv_heads, g.head_dim};
+        const std::initializer_list<int64_t> pool{table.num_blocks, g.block_size, g.kv_heads,
+                                                  g.head_dim};
         const std::initializer_list<int64_t> query{tokens, g.heads, g.head_dim};
-        kv = {Tensor(k.data(), pool), Tensor(v.data(), pool), table.data(), max_blocks,
+        kv = {Tensor(k.data(), pool), Tensor(v.data(), pool), table.ids.data(), table.max_blocks,
               g.kv_lengths.data()};
         inputs = {Tensor(dout.data(), query),
                   Tensor(q.data(), query),
@@ -86,21 +88,7 @@ public:
                config.head_dim;
     }
     size_t backward_workspace(const Execution &execution) const {
-        pagegrad_backward_args args{};
-        args.struct_size = sizeof(args);
-        args.scale = config.scale;
-        args.dout = inputs.dout;
-        args.q = inputs.q;
-        args.k_pool = kv.k;
-        args.v_pool = kv.v;
-        args.out = inputs.out;
-        args.lse = inputs.lse;
-        args.dq = gradients.dq;
-        args.dk_pool = gradients.dk_pool;
-        args.dv_pool = gradients.dv_pool;
-        size_t bytes = 0;
-        pagegrad_backward_workspace(plan->get(), &args, &execution, &bytes, nullptr);
-        return bytes;
+        return pagegrad::backward_workspace(*plan, inputs, kv, gradients, execution);
     }
     size_t pool_bytes() const {
         return 4 * k.size() * sizeof(float);
@@ -111,34 +99,12 @@ private:
         return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
     }
     int64_t pool_size(const Geometry &g) const {
-        return num_blocks * g.block_size * g.kv_heads * g.head_dim;
-    }
-    void make_table(const Geometry &g) {
-        const auto blocks = [&](int64_t keys) {
-            return static_cast<int32_t>((keys + g.block_size - 1) / g.block_size);
-        };
-        max_blocks = blocks(*std::max_element(g.kv_lengths.begin(), g.kv_lengths.end()));
-        table.assign(g.kv_lengths.size() * max_blocks, -1);
-        const int32_t shared = blocks(g.shared_keys);
-        num_blocks = shared;
-        for (size_t sequence = 0; sequence < g.kv_lengths.size(); sequence++) {
-            for (int32_t i = 0; i < blocks(g.kv_lengths[sequence]); i++) {
-                table[sequence * max_blocks + i] =
-                    i < shared ? i : static_cast<int32_t>(num_blocks++);
-            }
-        }
-        std::vector<int32_t> place(num_blocks);
-        std::iota(place.begin(), place.end(), 0);
-        std::shuffle(place.begin(), place.end(), std::mt19937(5));
-        for (int32_t &block : table) {
-            block = block < 0 ? block : place[block];
-        }
+        return table.num_blocks * g.block_size * g.kv_heads * g.head_dim;
     }
 
     AttentionConfig config;
-    int64_t tokens, num_blocks = 0;
-    int32_t max_blocks = 0;
-    std::vector<int32_t> table;
+    int64_t tokens;
+    BlockTable table;
     std::vector<float> q, dout, k, v, dk, dv, out, dq, lse;
     PagedKv kv;
     BackwardInputs inputs;

@@ -203,9 +203,10 @@ struct Gradients {
     PoolMode mode = PoolMode::Accumulate;
 };
 
-/// dq, and dk and dv into the pools of gradients.
-inline void backward(const Plan &plan, const BackwardInputs &inputs, const PagedKv &kv,
-                     const Gradients &gradients, const Execution &execution = {}) {
+namespace internal {
+
+inline pagegrad_backward_args backward_args(const Plan &plan, const BackwardInputs &inputs,
+                                            const PagedKv &kv, const Gradients &gradients) {
     pagegrad_backward_args args{};
     args.struct_size = sizeof(args);
     args.scale = plan.config().scale;
@@ -220,6 +221,26 @@ inline void backward(const Plan &plan, const BackwardInputs &inputs, const Paged
     args.dk_pool = gradients.dk_pool;
     args.dv_pool = gradients.dv_pool;
     args.pool_mode = static_cast<int32_t>(gradients.mode);
+    return args;
+}
+
+}  // namespace internal
+
+/// Bytes of workspace that `backward` needs: on GPUs the caller provides them.
+inline size_t backward_workspace(const Plan &plan, const BackwardInputs &inputs, const PagedKv &kv,
+                                 const Gradients &gradients, const Execution &execution = {}) {
+    const pagegrad_backward_args args = internal::backward_args(plan, inputs, kv, gradients);
+    size_t bytes = 0;
+    pagegrad_error error{};
+    internal::check(pagegrad_backward_workspace(plan.get(), &args, &execution, &bytes, &error),
+                    error);
+    return bytes;
+}
+
+/// dq, and dk and dv into the pools of gradients.
+inline void backward(const Plan &plan, const BackwardInputs &inputs, const PagedKv &kv,
+                     const Gradients &gradients, const Execution &execution = {}) {
+    const pagegrad_backward_args args = internal::backward_args(plan, inputs, kv, gradients);
     pagegrad_error error{};
     internal::check(pagegrad_backward(plan.get(), &args, &execution, &error), error);
 }

@@ -8,6 +8,7 @@
 #include "execute.h"
 #include "prepared_plan.h"
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -21,10 +22,10 @@ constexpr int vector_bytes = 16, pair_bytes = 8, word_bytes = 4;
 /// Memory of a call.
 struct Workspace {
     float *statistics;  ///< [row][lse in base 2, delta]
-    float *dq;          ///< [row][head_dim], sums without the scale
+    float *dq;          ///< [row][columns], sums without the scale
 
-    Workspace(int64_t rows, int head_dim, Carver &carver)
-        : statistics(carver.take<float>(2 * rows)), dq(carver.take<float>(rows * head_dim)) {
+    Workspace(int64_t rows, int columns, Carver &carver)
+        : statistics(carver.take<float>(2 * rows)), dq(carver.take<float>(rows * columns)) {
     }
 };
 
@@ -41,22 +42,22 @@ public:
         }
         check_tensors();
         constexpr int64_t limit = std::numeric_limits<int32_t>::max();
-        if (rows * plan.head_dim > limit) {
-            fail(PAGEGRAD_UNSUPPORTED, "dq has ", rows * plan.head_dim,
-                 " elements, expected at most ", limit, " on GPUs");
+        if (rows > limit / kernel.columns()) {
+            fail(PAGEGRAD_UNSUPPORTED, "dq has ", rows, " rows, expected at most ",
+                 limit / kernel.columns(), " on GPUs");
         }
     }
 
     size_t workspace_size() const {
         Carver carver(nullptr);
-        const Workspace sizes(rows, plan.head_dim, carver);
+        const Workspace sizes(rows, kernel.columns(), carver);
         return carver.size();
     }
 
     void execute(void *memory) const {
         const DeviceLists &lists = plan.prepared->lists(plan, place);
         Carver carver(memory);
-        const Workspace workspace(rows, plan.head_dim, carver);
+        const Workspace workspace(rows, kernel.columns(), carver);
         if (args.pool_mode == PAGEGRAD_POOL_OVERWRITE) {
             zero(args.dk_pool, place.stream);
             zero(args.dv_pool, place.stream);
@@ -64,7 +65,7 @@ public:
         if (rows == 0) {
             return;
         }
-        check(driver().fill(address(workspace.dq), 0, rows * plan.head_dim, place.stream),
+        check(driver().fill(address(workspace.dq), 0, rows * kernel.columns(), place.stream),
               "cuMemsetD32Async");
         launch(statistics_kernel, place, rows, statistics_arguments(workspace));
         launch(kernel, place, lists.num_tasks, gradient_arguments(workspace, lists));
@@ -121,7 +122,9 @@ private:
             .integer("group", plan.group())
             .integer("num_heads", plan.num_heads)
             .integer("num_tokens", layout.tokens)
-            .number("scale", args.scale);
+            .integer("head_dim", plan.head_dim)
+            .number("scale", args.scale)
+            .number("scale_log2", args.scale * static_cast<float>(M_LOG2E));
         add_tensor(arguments, "q", args.q, vector_bytes);
         add_tensor(arguments, "dout", args.dout, vector_bytes);
         add_tensor(arguments, "k_pool", args.k_pool, vector_bytes);
@@ -133,7 +136,9 @@ private:
 
     Arguments finish_arguments(const Workspace &workspace) const {
         Arguments arguments = row_arguments();
-        arguments.pointer("dq_sum", workspace.dq).number("scale", args.scale);
+        arguments.pointer("dq_sum", workspace.dq)
+            .integer("dq_sum.stride.1", kernel.columns())
+            .number("scale", args.scale);
         add_tensor(arguments, "dq", args.dq, word_bytes);
         return arguments;
     }

@@ -25,8 +25,7 @@ constexpr int shared_bytes_without_asking = 48 << 10;
 const KernelEntry *best(const std::string &operation, pagegrad_dtype dtype, int head_dim,
                         int capability, const char *name) {
     for (const KernelEntry &entry : kernel_entries()) {
-        if (entry.operation == operation && entry.dtype == dtype &&
-            (entry.head_dim == 0 || entry.head_dim == head_dim) &&
+        if (entry.operation == operation && entry.dtype == dtype && entry.fits(head_dim) &&
             entry.compute_capability() == capability &&
             (!name || has_part(entry.kernel->name, name))) {
             return &entry;
@@ -71,6 +70,10 @@ private:
 };
 
 }  // namespace
+
+bool KernelEntry::fits(int size) const {
+    return head_dim == 0 ? size <= max_head_dim && size % 8 == 0 : size == head_dim;
+}
 
 int KernelEntry::compute_capability() const {
     return std::atoi(target + std::strlen("sm"));
@@ -119,8 +122,7 @@ const KernelEntry &choose_kernel(const std::string &operation, pagegrad_dtype dt
 void load_kernels(int head_dim, const Place &place) {
     const int capability = compute_capability(place.device);
     for (const KernelEntry &entry : kernel_entries()) {
-        if ((entry.head_dim == 0 || entry.head_dim == head_dim) &&
-            entry.compute_capability() == capability) {
+        if (entry.fits(head_dim) && entry.compute_capability() == capability) {
             LoadedKernels::instance().function(*entry.kernel, place);
         }
     }

@@ -10,14 +10,22 @@
 
 namespace pagegrad::cuda {
 
+/// The largest that any kernel takes.
+constexpr int max_head_dim = 128;
+
 /// A row of the table that the build writes.
 struct KernelEntry {
     const char *operation;
     pagegrad_dtype dtype;
-    int head_dim;  ///< 0: any
+    int head_dim;  ///< 0: any multiple of 8 up to max_head_dim
     const char *target;
     const DeviceKernel *kernel;
 
+    bool fits(int size) const;
+    /// Columns of the kernel's own arrays.
+    int columns() const {
+        return head_dim == 0 ? max_head_dim : head_dim;
+    }
     /// Compute capability that the kernel is for, as a number: 90 for "sm90".
     int compute_capability() const;
 };
