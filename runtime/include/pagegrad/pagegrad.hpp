@@ -174,9 +174,10 @@ private:
     std::shared_ptr<pagegrad_plan> plan_;
 };
 
-/// out and lse of the forward; `lse` may be absent.
-inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const Tensor &out,
-                    const Tensor &lse = {}, const Execution &execution = {}) {
+namespace internal {
+
+inline pagegrad_forward_args forward_args(const Plan &plan, const Tensor &q, const PagedKv &kv,
+                                          const Tensor &out, const Tensor &lse) {
     pagegrad_forward_args args{};
     args.struct_size = sizeof(args);
     args.scale = plan.config().scale;
@@ -185,6 +186,27 @@ inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const 
     args.v_pool = kv.v;
     args.out = out;
     args.lse = lse;
+    return args;
+}
+
+}  // namespace internal
+
+/// Bytes of workspace that `forward` needs: on GPUs the caller provides them.
+inline size_t forward_workspace(const Plan &plan, const Tensor &q, const PagedKv &kv,
+                                const Tensor &out, const Tensor &lse = {},
+                                const Execution &execution = {}) {
+    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse);
+    size_t bytes = 0;
+    pagegrad_error error{};
+    internal::check(pagegrad_forward_workspace(plan.get(), &args, &execution, &bytes, &error),
+                    error);
+    return bytes;
+}
+
+/// out and lse of the forward; `lse` may be absent.
+inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const Tensor &out,
+                    const Tensor &lse = {}, const Execution &execution = {}) {
+    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse);
     pagegrad_error error{};
     internal::check(pagegrad_forward(plan.get(), &args, &execution, &error), error);
 }
