@@ -53,10 +53,9 @@ void *Gpu::find(const char *name) const {
 }
 
 DeviceMemory::DeviceMemory(const Gpu &gpu, size_t bytes) : gpu(&gpu) {
-    cuda::Address address = 0;
+    cuda::Address address = nullptr;
     gpu.check(gpu.driver().allocate(&address, bytes > 0 ? bytes : 1), "cuMemAlloc");
-    memory.reset(reinterpret_cast<void *>(address),
-                 [free = gpu.driver().free](void *data) { free(cuda::address(data)); });
+    memory.reset(address, gpu.driver().free);
 }
 
 DeviceMemory::DeviceMemory(const Gpu &gpu, const void *from, size_t bytes)
@@ -66,7 +65,7 @@ DeviceMemory::DeviceMemory(const Gpu &gpu, const void *from, size_t bytes)
 
 void DeviceMemory::upload(const void *from, size_t bytes) const {
     if (bytes > 0) {
-        gpu->check(gpu->driver().copy_to_device(cuda::address(data()), from, bytes, gpu->stream()),
+        gpu->check(gpu->driver().copy_to_device(data(), from, bytes, gpu->stream()),
                    "cuMemcpyHtoDAsync");
         gpu->synchronize();
     }
@@ -74,7 +73,7 @@ void DeviceMemory::upload(const void *from, size_t bytes) const {
 
 void DeviceMemory::download(void *to, size_t bytes) const {
     if (bytes > 0) {
-        gpu->check(gpu->driver().copy_to_host(to, cuda::address(data()), bytes, gpu->stream()),
+        gpu->check(gpu->driver().copy_to_host(to, data(), bytes, gpu->stream()),
                    "cuMemcpyDtoHAsync");
         gpu->synchronize();
     }

@@ -25,19 +25,17 @@ Execution Placement::execution() const {
 }
 
 Tensor Placement::input(const Tensor &host) {
-    return gpu && host.rank > 0 ? copy(host) : host;
+    Tensor device = host;
+    if (gpu && host.rank > 0) {
+        memory.emplace_back(*gpu, host.data, bytes_of(host));
+        device.data = memory.back().data();
+    }
+    return device;
 }
 
 Tensor Placement::output(const Tensor &host) {
     const Tensor device = input(host);
     outputs.emplace_back(host, device);
-    return device;
-}
-
-Tensor Placement::copy(const Tensor &host) {
-    memory.emplace_back(*gpu, host.data, bytes_of(host));
-    Tensor device = host;
-    device.data = memory.back().data();
     return device;
 }
 
@@ -58,9 +56,9 @@ void Placement::wait() const {
 void Placement::finish() const {
     for (const auto &[host, device] : outputs) {
         if (gpu && bytes_of(host) > 0) {
-            gpu->check(gpu->driver().copy_to_host(host.data, cuda::address(device.data),
-                                                  bytes_of(host), gpu->stream()),
-                       "cuMemcpyDtoHAsync");
+            gpu->check(
+                gpu->driver().copy_to_host(host.data, device.data, bytes_of(host), gpu->stream()),
+                "cuMemcpyDtoHAsync");
         }
     }
     wait();

@@ -27,8 +27,6 @@ public:
     void finish() const;
 
 private:
-    Tensor copy(const Tensor &host);
-
     std::optional<Gpu> gpu;
     std::vector<DeviceMemory> memory;
     std::vector<std::pair<Tensor, Tensor>> outputs;  ///< host, device

@@ -51,7 +51,10 @@ private:
     }
     template<typename T>
     T *pointer(const std::string &name) const {
-        return reinterpret_cast<T *>(argument(name));
+        const uint64_t bits = argument(name);
+        T *address;
+        std::memcpy(&address, &bits, sizeof(address));
+        return address;
     }
     int64_t integer(const std::string &name) const {
         return static_cast<int32_t>(argument(name));

@@ -46,8 +46,8 @@ struct Memory {
 
 ContextTag contexts[num_devices] = {{0}, {1}};
 thread_local std::vector<Context> context_stack;
-std::mutex mutex;  ///< of all that follows
-std::map<Address, Memory> memories;
+std::mutex mutex;                         ///< of all that follows
+std::map<const char *, Memory> memories;  ///< by their first byte
 std::map<std::string, int> calls;
 FakeLauncher launcher = nullptr;
 
@@ -72,11 +72,6 @@ Result enqueue(Stream stream, std::function<void()> work) {
 
 bool is_capturing(Stream stream) {
     return stream && stream->captured;
-}
-
-template<typename T>
-T *at(Address address) {
-    return reinterpret_cast<T *>(address);
 }
 
 }  // namespace
@@ -194,10 +189,15 @@ Result cuGraphDestroy(void *graph) {
     return success;
 }
 
-Result cuPointerGetAttribute(void *value, PointerAttribute attribute, Address address) {
+Result cuPointerGetAttribute(void *value, PointerAttribute attribute, const void *address) {
     const std::lock_guard<std::mutex> lock(mutex);
-    auto found = memories.upper_bound(address);
-    if (found == memories.begin() || (--found)->first + found->second.bytes <= address) {
+    const auto *byte = static_cast<const char *>(address);
+    auto found = memories.upper_bound(byte);
+    if (found == memories.begin()) {
+        return invalid_value;
+    }
+    --found;
+    if (byte >= found->first + found->second.bytes) {
         return invalid_value;
     }
     const unsigned type = static_cast<unsigned>(MemoryType::device);
@@ -210,31 +210,31 @@ Result cuPointerGetAttribute(void *value, PointerAttribute attribute, Address ad
 Result cuMemAlloc_v2(Address *address, size_t bytes) {
     count("cuMemAlloc");
     const std::lock_guard<std::mutex> lock(mutex);
-    *address = reinterpret_cast<Address>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
-    memories[*address] = {bytes, current()->device};
+    *address = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    memories[static_cast<char *>(*address)] = {bytes, current()->device};
     return success;
 }
 Result cuMemFree_v2(Address address) {
     count("cuMemFree");
     const std::lock_guard<std::mutex> lock(mutex);
-    memories.erase(address);
-    std::free(at<void>(address));
+    memories.erase(static_cast<char *>(address));
+    std::free(address);
     return success;
 }
 Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, Stream stream) {
-    return enqueue(stream, [=] { std::memcpy(at<void>(to), from, bytes); });
+    return enqueue(stream, [=] { std::memcpy(to, from, bytes); });
 }
-Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Stream stream) {
-    return enqueue(stream, [=] { std::memcpy(to, at<void>(from), bytes); });
+Result cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, Stream stream) {
+    return enqueue(stream, [=] { std::memcpy(to, from, bytes); });
 }
 Result cuMemsetD32Async(Address to, uint32_t value, size_t size, Stream stream) {
-    return enqueue(stream, [=] { std::fill_n(at<uint32_t>(to), size, value); });
+    return enqueue(stream, [=] { std::fill_n(static_cast<uint32_t *>(to), size, value); });
 }
 Result cuMemsetD2D32Async(Address to, size_t pitch, uint32_t value, size_t width, size_t height,
                           Stream stream) {
     return enqueue(stream, [=] {
         for (size_t row = 0; row < height; row++) {
-            std::fill_n(at<uint32_t>(to + row * pitch), width, value);
+            std::fill_n(static_cast<uint32_t *>(to) + row * pitch / sizeof(value), width, value);
         }
     });
 }

@@ -65,7 +65,7 @@ public:
         if (rows == 0) {
             return;
         }
-        check(driver().fill(address(workspace.dq), 0, rows * kernel.columns(), place.stream),
+        check(driver().fill(workspace.dq, 0, rows * kernel.columns(), place.stream),
               "cuMemsetD32Async");
         launch(statistics_kernel, place, rows, statistics_arguments(workspace));
         launch(kernel, place, lists.num_tasks, gradient_arguments(workspace, lists));

@@ -49,7 +49,7 @@ void load_kernels(int head_dim, const Place &place);
 class Arguments {
 public:
     Arguments &pointer(const std::string &name, const void *value) {
-        return add(name, 8, address(value));
+        return add(name, 8, reinterpret_cast<uintptr_t>(value));
     }
     Arguments &integer(const std::string &name, int64_t value);
     Arguments &number(const std::string &name, float value);

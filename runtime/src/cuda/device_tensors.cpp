@@ -34,18 +34,17 @@ std::vector<Extent> merged_extents(const pagegrad_tensor &tensor) {
 }
 
 /// Zeroes the `levels` innermost extents.
-void zero(Address data, const std::vector<Extent> &extents, size_t levels, Stream stream) {
-    constexpr int64_t bytes = sizeof(float);
+void zero(float *data, const std::vector<Extent> &extents, size_t levels, Stream stream) {
     if (levels == 1) {
         check(driver().fill(data, 0, extents[0].size, stream), "cuMemsetD32Async");
     } else if (levels == 2) {
-        check(driver().fill_2d(data, extents[1].stride * bytes, 0, extents[0].size, extents[1].size,
-                               stream),
+        check(driver().fill_2d(data, extents[1].stride * sizeof(float), 0, extents[0].size,
+                               extents[1].size, stream),
               "cuMemsetD2D32Async");
     } else {
         const Extent &outer = extents[levels - 1];
         for (int64_t i = 0; i < outer.size; i++) {
-            zero(data + i * outer.stride * bytes, extents, levels - 1, stream);
+            zero(data + i * outer.stride, extents, levels - 1, stream);
         }
     }
 }
@@ -56,11 +55,11 @@ void check_device_memory(const std::string &name, const void *data, const Place 
     unsigned type = 0;
     // The driver knows nothing of plain host memory and refuses its address.
     const bool known =
-        driver().pointer_attribute(&type, PointerAttribute::memory_type, address(data)) == success;
+        driver().pointer_attribute(&type, PointerAttribute::memory_type, data) == success;
     require(known && static_cast<MemoryType>(type) == MemoryType::device, name, " is ", data,
             ", host memory, expected memory of CUDA device ", place.device);
     int ordinal = -1;
-    check(driver().pointer_attribute(&ordinal, PointerAttribute::device_ordinal, address(data)),
+    check(driver().pointer_attribute(&ordinal, PointerAttribute::device_ordinal, data),
           "cuPointerGetAttribute");
     require(ordinal == place.device, name, " is ", data, ", memory of CUDA device ", ordinal,
             ", expected that of device ", place.device);
@@ -72,7 +71,7 @@ void check_device_tensor(const std::string &name, const pagegrad_tensor &tensor,
         return;
     }
     check_device_memory(name + ".data", tensor.data, place);
-    if (address(tensor.data) % unit_bytes != 0) {
+    if (reinterpret_cast<uintptr_t>(tensor.data) % unit_bytes != 0) {
         fail(PAGEGRAD_UNSUPPORTED, name, ".data is ", tensor.data,
              ", expected an address aligned to ", unit_bytes, " bytes on GPUs");
     }
@@ -108,7 +107,7 @@ void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_te
 void zero(const pagegrad_tensor &tensor, Stream stream) {
     if (!empty(tensor)) {
         const std::vector<Extent> extents = merged_extents(tensor);
-        zero(address(tensor.data), extents, extents.size(), stream);
+        zero(static_cast<float *>(tensor.data), extents, extents.size(), stream);
     }
 }
 

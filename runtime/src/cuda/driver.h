@@ -16,7 +16,8 @@ using Context = struct ContextTag *;
 using Stream = struct StreamTag *;
 using Module = struct ModuleTag *;
 using Function = struct FunctionTag *;
-using Address = unsigned long long;
+/// An address in GPU memory. CUdeviceptr is an integer of this size, which is passed alike.
+using Address = void *;
 
 constexpr Result success = 0, out_of_memory = 2, invalid_value = 1, no_device = 100;
 
@@ -41,11 +42,11 @@ enum class CaptureStatus { none = 0, active = 1, invalidated = 2 };
     F(stream_context, "cuStreamGetCtx", Stream, Context *)                                         \
     F(stream_capture_status, "cuStreamIsCapturing", Stream, CaptureStatus *)                       \
     F(synchronize_stream, "cuStreamSynchronize", Stream)                                           \
-    F(pointer_attribute, "cuPointerGetAttribute", void *, PointerAttribute, Address)               \
+    F(pointer_attribute, "cuPointerGetAttribute", void *, PointerAttribute, const void *)          \
     F(allocate, "cuMemAlloc_v2", Address *, size_t bytes)                                          \
     F(free, "cuMemFree_v2", Address)                                                               \
     F(copy_to_device, "cuMemcpyHtoDAsync_v2", Address, const void *, size_t bytes, Stream)         \
-    F(copy_to_host, "cuMemcpyDtoHAsync_v2", void *, Address, size_t bytes, Stream)                 \
+    F(copy_to_host, "cuMemcpyDtoHAsync_v2", void *, const void *, size_t bytes, Stream)            \
     F(fill, "cuMemsetD32Async", Address, uint32_t value, size_t count, Stream)                     \
     F(fill_2d, "cuMemsetD2D32Async", Address, size_t pitch_bytes, uint32_t value, size_t width,    \
       size_t height, Stream)                                                                       \
@@ -83,10 +84,6 @@ bool has_driver();
 
 /// Fails with the driver's own words unless a call succeeded.
 void check(Result result, const char *what);
-
-inline Address address(const void *pointer) {
-    return reinterpret_cast<Address>(pointer);
-}
 
 /// Makes a context current for the life of the object.
 class CurrentContext {

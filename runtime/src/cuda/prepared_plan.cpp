@@ -24,9 +24,9 @@ DeviceLists carve(const WorkLists &lists, const pagegrad_plan &plan, Carver &car
 }
 
 template<typename T>
-void copy_list(const T *to, const std::vector<T> &from, Stream stream) {
+void copy_list(T *to, const std::vector<T> &from, Stream stream) {
     if (!from.empty()) {
-        check(driver().copy_to_device(address(to), from.data(), from.size() * sizeof(T), stream),
+        check(driver().copy_to_device(to, from.data(), from.size() * sizeof(T), stream),
               "copying the plan to the GPU");
     }
 }
@@ -68,7 +68,7 @@ PreparedPlan::Copy PreparedPlan::copy(const pagegrad_plan &plan, const Place &pl
         return copy;
     }
     check(driver().allocate(&copy.memory, counter.size()), "memory for the plan on the GPU");
-    Carver carver(reinterpret_cast<void *>(copy.memory));
+    Carver carver(copy.memory);
     copy.lists = carve(lists, plan, carver);
     try {
         copy_list(copy.lists.tasks, lists.tasks, place.stream);

@@ -13,9 +13,9 @@ namespace pagegrad::cuda {
 /// Work lists in the memory of a GPU.
 struct DeviceLists {
     int64_t num_tasks = 0;
-    const Task *tasks = nullptr;
-    const Query *packed_queries = nullptr, *batched_queries = nullptr;
-    const int32_t *blocks = nullptr;
+    Task *tasks = nullptr;
+    Query *packed_queries = nullptr, *batched_queries = nullptr;
+    int32_t *blocks = nullptr;
 };
 
 /// The copies of one plan. Freed with it.
@@ -32,7 +32,7 @@ public:
 private:
     struct Copy {
         Context context = nullptr;
-        Address memory = 0;
+        Address memory = nullptr;
         DeviceLists lists;
     };
     static Copy copy(const pagegrad_plan &plan, const Place &place);
