@@ -41,6 +41,12 @@ inline Expr exp2_instruction(const Expr &x) {
                                         Halide::Internal::Call::PureExtern);
 }
 
+/// log2(x), as an instruction of GPUs.
+inline Expr log2_instruction(const Expr &x) {
+    return Halide::Internal::Call::make(Halide::Float(32), "fast_log2", {x},
+                                        Halide::Internal::Call::PureExtern);
+}
+
 /// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e), and the
 /// scores are multiplied by it here: where they still lack their scale, it comes with that.
 inline Expr probability(const Expr &score, const Expr &lse_log2, const Expr &scale_log2 = log2_e,

@@ -5,7 +5,7 @@
 #include "cuda_work.h"
 #include "lowering/tiles.h"
 #include "paging.h"
-#include "schedules/backward_cuda.h"
+#include "schedules/attention_cuda.h"
 
 #include <memory>
 
@@ -41,10 +41,11 @@ public:
     Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
 
     void generate() {
-        const TileSchedule tiles = BackwardCudaSchedule().tiles;
+        const TileSchedule tiles = CudaSchedules().backward;
         kernel = std::make_unique<TileKernel>(tiles, element);
         TileKernel &block = *kernel;
-        const int columns = padded_head_dim();
+        const PaddedHead head_columns(fixed_head_dim, head_dim);
+        const int columns = head_columns.padded();
         const Task task(tasks, block.task);
 
         // Keys of the tile; those past the end repeat the last one, which no query then sees.
@@ -59,8 +60,9 @@ public:
         const auto keys_in = [&](auto &pool) {
             return [&](const Expr &chunk, const Expr &key) {
                 const PoolRow row = pool_row(pool, key);
-                return copied(pool(chunk, inside(task.kv_head, pool.dim(1)), row.slot, row.block),
-                              chunk, Internal::const_true());
+                return head_columns.copied(
+                    pool(chunk, inside(task.kv_head, pool.dim(1)), row.slot, row.block), chunk,
+                    Internal::const_true());
             };
         };
         const Tile K = block.resident("K", columns, keys_in(k_pool));
@@ -68,8 +70,12 @@ public:
 
         // Query rows: every entry of the task's list for each head of the group.
         const Expr num_rows = (task.query_end - task.query_begin) * group;
-        block.set_steps((num_rows + tiles.query_tile - 1) / tiles.query_tile);
-        const auto packed = [&](const Expr &row) { return block.step * tiles.query_tile + row; };
+        block.set_steps((num_rows + tiles.streamed_rows - 1) / tiles.streamed_rows);
+        // From the last one back, so that neighbouring tiles of keys, which causal queries see from
+        // different ones on, read and add to the same rows at the same time.
+        const Expr tile =
+            (num_rows + tiles.streamed_rows - 1) / tiles.streamed_rows - 1 - block.step;
+        const auto packed = [&](const Expr &row) { return tile * tiles.streamed_rows + row; };
         const auto exists = [&](const Expr &row) { return packed(row) < num_rows; };
         const auto entry =
             block.early_records("entry", entry_fields, [&](const Expr &field, const Expr &row) {
@@ -85,7 +91,7 @@ public:
         const auto rows_of = [&](auto &tensor) {
             return [&](const Expr &chunk, const Expr &row) {
                 const QueryRow at(packed_rows(entry, head), tensor, row);
-                return copied(at.of(tensor, chunk), chunk, exists(row));
+                return head_columns.copied(at.of(tensor, chunk), chunk, exists(row));
             };
         };
         const Tile Q = block.streamed("Q", columns, rows_of(q));
@@ -100,9 +106,9 @@ public:
         const Expr end = task.first_key + task.num_keys;
         const auto key_begin = [&](const Expr &row) { return entry(entry_key_begin, row); };
         const auto key_end = [&](const Expr &row) { return min(entry(entry_key_end, row), end); };
-        const Expr all_visible = block.for_all_queries([&](const Expr &row) {
+        const Expr all_visible = block.decide_for_all_streamed([&](const Expr &row) {
             return key_begin(row) <= task.first_key &&
-                   key_end(row) >= task.first_key + tiles.kv_tile;
+                   key_end(row) >= task.first_key + tiles.resident_rows;
         });
 
         Accumulator dV = block.sum_over_steps(columns), dK = block.sum_over_steps(columns);
@@ -137,7 +143,7 @@ public:
             };
         };
         const auto key_exists = [&](const Expr &key, const Expr &pair) {
-            return key < task.num_keys && in_head(pair, 2);
+            return key < task.num_keys && head_columns.contains(pair, 2);
         };
         dV.add_to(gradients_in(dv_pool), 1.0f, key_exists);
         dK.add_to(gradients_in(dk_pool), scale, key_exists);
@@ -153,7 +159,7 @@ public:
         for (auto *pool : {&dk_pool, &dv_pool}) {
             set_origin(*pool);
         }
-        set_dense(dq, padded_head_dim() / 2);
+        set_dense(dq, PaddedHead(fixed_head_dim, head_dim).padded() / 2);
         set_dense(statistics, statistics_fields);
         set_origin(blocks);
         set_origin(done);
@@ -163,21 +169,6 @@ public:
 private:
     Var lane{"lane"}, warp{"warp"};
     std::unique_ptr<TileKernel> kernel;
-
-    int padded_head_dim() const {
-        return fixed_head_dim > 0 ? tile_columns(fixed_head_dim) : 128;
-    }
-
-    /// Whether the `elements` elements from number i * elements on lie in a row, or pad it.
-    Expr in_head(const Expr &i, int elements) const {
-        return fixed_head_dim > 0 ? Internal::const_true() : i * elements < head_dim;
-    }
-
-    /// 16 bytes of a row that may not exist, or zeros where head_dim is padded.
-    Expr copied(const Expr &value, const Expr &chunk, const Expr &exists) const {
-        const Expr condition = simplify(exists && in_head(chunk, 8));
-        return Internal::is_const_one(condition) ? value : value_or_zero(value, condition);
-    }
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 /// the numbering of query rows, and 16-bit elements in words.
 #pragma once
 
+#include "lowering/tiles.h"
 #include "paging.h"
 
 namespace pagegrad {
@@ -28,6 +29,37 @@ struct Task {
     }
 
     Expr block_begin, first_slot, first_key, num_keys, kv_head, query_begin, query_end;
+};
+
+/// Fields of a task of the forward: query rows of a sequence, and the keys that they see.
+enum ForwardTaskField {
+    forward_task_block_begin,
+    forward_task_key_begin,
+    forward_task_key_end,
+    forward_task_all_begin,
+    forward_task_all_end,
+    forward_task_kv_head,
+    forward_task_query_begin,
+    forward_task_row_begin,
+    forward_task_row_end,
+    forward_task_fields = 12
+};
+
+struct ForwardTask {
+    template<typename Tasks>
+    ForwardTask(const Tasks &tasks, const Expr &task)
+        : block_begin(tasks(forward_task_block_begin, task)),
+          key_begin(tasks(forward_task_key_begin, task)),
+          key_end(tasks(forward_task_key_end, task)),
+          all_begin(tasks(forward_task_all_begin, task)),
+          all_end(tasks(forward_task_all_end, task)), kv_head(tasks(forward_task_kv_head, task)),
+          query_begin(tasks(forward_task_query_begin, task)),
+          row_begin(tasks(forward_task_row_begin, task)),
+          row_end(tasks(forward_task_row_end, task)) {
+    }
+
+    Expr block_begin, key_begin, key_end, all_begin, all_end, kv_head, query_begin, row_begin,
+        row_end;
 };
 
 /// Fields of an entry: a query token, which stands for all heads of a group.
@@ -78,7 +110,33 @@ struct RowPlace {
     Expr head, token, batch;
 };
 
-constexpr int warp_size = 32;
+/// head_dim and the columns of tiles, in panels of 64, that hold it.
+class PaddedHead {
+public:
+    /// `fixed` is head_dim at compile time, or 0: then tiles have 128 columns.
+    PaddedHead(int fixed, const Expr &head_dim) : fixed(fixed), head_dim(head_dim) {
+    }
+
+    int padded() const {
+        return fixed > 0 ? (fixed + 63) / 64 * 64 : 128;
+    }
+
+    /// Whether the `elements` elements from number i * elements on are in head_dim.
+    Expr contains(const Expr &i, int elements) const {
+        return fixed == padded() ? Halide::Internal::const_true()
+                                 : i * elements < (fixed > 0 ? Expr(fixed) : head_dim);
+    }
+
+    /// 16 bytes of a row that may not exist, or zeros in the padding.
+    Expr copied(const Expr &value, const Expr &chunk, const Expr &exists) const {
+        const Expr condition = Halide::Internal::simplify(exists && contains(chunk, 8));
+        return Halide::Internal::is_const_one(condition) ? value : value_or_zero(value, condition);
+    }
+
+private:
+    const int fixed;
+    const Expr head_dim;
+};
 
 /// The sum over the lanes of a warp, for all of them.
 inline Expr warp_sum(const Expr &x) {

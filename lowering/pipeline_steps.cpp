@@ -34,6 +34,8 @@ using namespace Halide::Internal;
 ///    still have the products of the step before the current one under way, but no earlier ones,
 ///    since all have waited for those ahead of the barrier. The same holds for what "first" writes,
 ///    in a ring of two.
+/// A loop without additions has no "issue", "second" and barrier before it: each step waits for its
+/// own products ahead of its barrier, and rings have one slot more than a stage runs ahead.
 /// ptxas allows no finer waits: it serialises products whose sums are read in the next iteration
 /// after a wait for some of them only (C7514).
 class PipelineSteps : public IRMutator {
@@ -78,14 +80,14 @@ private:
                 parts.stages[plan.staged.at(func)].push_back(body[i]);
                 staged++;
                 barriers = 0;
-            } else if (func == plan.addition) {
+            } else if (!func.empty() && func == plan.addition) {
                 parts.addition = body[i];
             } else if (is_barrier(body[i])) {
                 parts.barrier = body[i];
                 barriers++;
             } else if (is_fence) {
                 parts.fence = {body[i]};
-            } else if (func == plan.issue) {
+            } else if (!func.empty() && func == plan.issue) {
                 parts.issue.push_back(body[i]);
             } else {
                 (barriers <= 1 ? parts.first : parts.second).push_back(body[i]);
@@ -93,10 +95,11 @@ private:
         }
         require_lowering(staged == plan.staged.size(), "loop ", op->name, " has ", staged,
                          " stages instead of ", plan.staged.size());
-        require_lowering(barriers == 3 && is_barrier(body[last]), "loop ", op->name,
-                         " does not have the three barriers after staging, exchange and end");
-        require_lowering(parts.issue.size() == 1 && parts.addition.defined(), "loop ", op->name,
-                         " lacks the issue of products or the additions");
+        require_lowering(is_barrier(body[last]) && barriers == (plan.addition.empty() ? 2 : 3),
+                         "loop ", op->name, " does not have its barriers: ", barriers);
+        require_lowering(plan.addition.empty() ||
+                             (parts.issue.size() == 1 && parts.addition.defined()),
+                         "loop ", op->name, " lacks the issue of products or the additions");
         return parts;
     }
 
@@ -127,18 +130,27 @@ private:
             append(before, rendezvous);
             inside.push_back(stage_of(step + ahead));
         }
-        inside.push_back(instruction("wgmma_wait", {0, 0}));
-        append(inside, parts.issue);
-        inside.push_back(
-            IfThenElse::make(step > op->min, substitute(op->name, step - 1, parts.addition)));
-        append(inside, parts.first);
-        append(inside, rendezvous);
-        append(inside, parts.second);
+        const Stmt products_done = instruction("wgmma_wait", {0, 0});
+        if (plan.addition.empty()) {
+            append(inside, parts.first);
+            inside.push_back(products_done);
+            append(inside, rendezvous);
+        } else {
+            inside.push_back(products_done);
+            append(inside, parts.issue);
+            inside.push_back(
+                IfThenElse::make(step > op->min, substitute(op->name, step - 1, parts.addition)));
+            append(inside, parts.first);
+            append(inside, rendezvous);
+            append(inside, parts.second);
+        }
         before.push_back(For::make(op->name, op->min, op->extent, op->for_type,
                                    op->partition_policy, op->device_api, Block::make(inside)));
-        before.push_back(instruction("wgmma_wait", {0, 0}));
-        before.push_back(
-            IfThenElse::make(op->extent > 0, substitute(op->name, end - 1, parts.addition)));
+        before.push_back(products_done);
+        if (!plan.addition.empty()) {
+            before.push_back(
+                IfThenElse::make(op->extent > 0, substitute(op->name, end - 1, parts.addition)));
+        }
         return Block::make(before);
     }
 

@@ -254,14 +254,34 @@ std::string all_lanes(Output &, const Call &c) {
                 c.scalar(0), c.destination());
 }
 
-/// warp_sum(x): over the lanes of the warp
-std::string warp_sum(Output &, const Call &c) {
+/// fast_log2(x)
+std::string fast_log2(Output &, const Call &c) {
+    return line("lg2.approx.ftz.f32 $, $;", c.destination(), c.scalar(0));
+}
+
+/// Combines the values of `lanes` neighbouring lanes, for all of them.
+std::string combine_lanes(const Call &c, const char *operation, int lanes) {
     std::string text = line("{ .reg .f32 %other; mov.b32 $, $;", c.destination(), c.scalar(0));
-    for (int distance = 16; distance > 0; distance /= 2) {
-        text += line("shfl.sync.bfly.b32 %other, $, $, 31, 0xffffffff; add.f32 $, $, %other;",
-                     c.destination(), distance, c.destination(), c.destination());
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
+        text += line("shfl.sync.bfly.b32 %other, $, $, 31, 0xffffffff; $.f32 $, $, %other;",
+                     c.destination(), distance, operation, c.destination(), c.destination());
     }
     return text + line("}");
+}
+
+/// warp_sum(x): over the lanes of the warp
+std::string warp_sum(Output &, const Call &c) {
+    return combine_lanes(c, "add", 32);
+}
+
+/// quad_sum(x): over four lanes, which hold a row of an accumulator
+std::string quad_sum(Output &, const Call &c) {
+    return combine_lanes(c, "add", 4);
+}
+
+/// quad_max(x)
+std::string quad_max(Output &, const Call &c) {
+    return combine_lanes(c, "max", 4);
 }
 
 /// exclusive_or(a, b)
@@ -306,6 +326,49 @@ std::string accumulator_zero(Output &out, const Call &c) {
         text += line("mov.f32 $, 0f00000000;", accumulator(i));
     }
     return text;
+}
+
+/// accumulator_write(token, index, value)
+std::string accumulator_write(Output &out, const Call &c) {
+    out.use_accumulators(c.constant(1), 1);
+    return line("mov.b32 $, $;", accumulator(c.constant(1)), c.scalar(2));
+}
+
+/// accumulator_scale(token, first, count, factor of the first row, factor of the second)
+std::string accumulator_scale(Output &out, const Call &c) {
+    const int first = c.constant(1), count = c.constant(2);
+    out.use_accumulators(first, count);
+    std::string text;
+    for (int i = 0; i < count; i++) {  // two columns of each row in turn
+        const std::string name = accumulator(first + i);
+        text += line("mul.f32 $, $, $;", name, name, c.scalar(i % 4 < 2 ? 3 : 4));
+    }
+    return text;
+}
+
+/// A store to global memory if the condition is not 0.
+std::string store_if(Output &out, const Call &c, size_t condition, size_t destination,
+                     const std::string &value) {
+    return line("setp.ne.b32 %p, $, 0; @%p st.global.b32 $, $;", c.scalar(condition),
+                out.take_address(c.argument(destination)), value);
+}
+
+/// accumulator_store_<type>x2(token, index, factor, condition, destination in global memory)
+/// Two neighbours, times the factor and rounded.
+template<bool bfloat>
+std::string accumulator_store_x2(Output &out, const Call &c) {
+    const int index = c.constant(1);
+    out.use_accumulators(index, 2);
+    return line("{ .reg .pred %p; .reg .f32 %low, %high; .reg .b32 %pair;") +
+           line("mul.f32 %low, $, $;", accumulator(index), c.scalar(2)) +
+           line("mul.f32 %high, $, $;", accumulator(index + 1), c.scalar(2)) +
+           line("cvt.rn.$.f32 %pair, %high, %low;", bfloat ? "bf16x2" : "f16x2") +
+           store_if(out, c, 3, 4, "%pair") + line("}");
+}
+
+/// store_f32(token, value, condition, destination in global memory)
+std::string store_f32(Output &out, const Call &c) {
+    return line("{ .reg .pred %p;") + store_if(out, c, 2, 3, c.scalar(1)) + line("}");
 }
 
 /// accumulator_add_x2(token, index, factor, condition, destination in global memory)
@@ -482,12 +545,20 @@ struct Entry {
 const std::map<std::string, Entry> instruction_table = {
     {"fast_exp2", {fast_exp2, Returns::value}},
     {"all_lanes", {all_lanes, Returns::value}},
+    {"fast_log2", {fast_log2, Returns::value}},
     {"warp_sum", {warp_sum, Returns::value}},
+    {"quad_sum", {quad_sum, Returns::value}},
+    {"quad_max", {quad_max, Returns::value}},
     {"exclusive_or", {exclusive_or, Returns::value}},
     {"pack_bf16x2", {pack_bf16x2, Returns::value}},
     {"pack_f16x2", {pack_f16x2, Returns::value}},
     {"accumulator_read", {accumulator_read, Returns::value}},
     {"accumulator_zero", {accumulator_zero, Returns::token}},
+    {"accumulator_write", {accumulator_write, Returns::token}},
+    {"accumulator_scale", {accumulator_scale, Returns::token}},
+    {"accumulator_store_bf16x2", {accumulator_store_x2<true>, Returns::token}},
+    {"accumulator_store_f16x2", {accumulator_store_x2<false>, Returns::token}},
+    {"store_f32", {store_f32, Returns::token}},
     {"accumulator_add_x2", {accumulator_add_x2, Returns::token}},
     {"wgmma_shared_bf16", {wgmma_shared, Returns::token}},
     {"wgmma_shared_f16", {wgmma_shared, Returns::token}},

@@ -10,7 +10,7 @@ using namespace Halide;
 using Exprs = std::vector<Expr>;
 
 constexpr int words_per_chunk = 4, chunks_per_panel = 8, columns_per_panel = 64,
-              bytes_per_row = 128, warp_size = 32;
+              bytes_per_row = 128;
 
 /// Streamed tiles are copied one step ahead of their use, and what their addresses depend on two
 /// (see pipeline_steps.cpp). Besides the steps ahead and the current one, products and additions of
@@ -89,6 +89,40 @@ Expr Fragment::operator()(const Element &element) const {
     return values(concat({element.slot, element.group}, place));
 }
 
+Expr Fragment::sum_of(const Row &row) const {
+    Expr sum = 0.0f;
+    for (int group = 0; group < columns / 8; group++) {
+        for (int parity = 0; parity < 2; parity++) {
+            sum += values(concat({row.half * 2 + parity, group}, place));
+        }
+    }
+    return sum;
+}
+
+Expr RowVector::at(const Expr &half) const {
+    return values(concat({half}, place));
+}
+
+Expr RowVector::operator()(const Element &element) const {
+    return at(element.slot / 2);
+}
+
+Expr RowVector::operator()(const Row &row) const {
+    return at(row.half);
+}
+
+Expr row_sum(const Expr &of_thread) {
+    return value(Float(32), "quad_sum", {of_thread});
+}
+
+Expr row_max(const Expr &of_thread) {
+    return value(Float(32), "quad_max", {of_thread});
+}
+
+Expr RowState::operator()(const Row &row) const {
+    return accumulator_read(first_register + row.half, row.token);
+}
+
 Product operator*(const Operand &a, const Operand &b) {
     return {{a}, Fragment(), b};
 }
@@ -99,9 +133,9 @@ Product operator*(const Fragment &a, const Operand &b) {
 
 TileKernel::TileKernel(const TileSchedule &schedule, Type element)
     : schedule(schedule), element(element), token(0), zero_token(lane) {
-    require(schedule.query_tile == 64, "a query tile has the 64 rows of one wgmma");
-    require(schedule.kv_tile == 16 * schedule.warps && schedule.warps % 4 == 0,
-            "each warp takes 16 keys, four warps make a warpgroup");
+    require(schedule.streamed_rows % warp_size == 0, "warps stage whole rounds of rows");
+    require(schedule.resident_rows == 16 * schedule.warps && schedule.warps % 4 == 0,
+            "each warp takes 16 rows, four warps make a warpgroup");
     require(element == BFloat(16) || element == Float(16), "tiles hold bfloat16 or float16");
 }
 
@@ -134,13 +168,13 @@ Tile TileKernel::define(const Tile &staged, const ChunkSource &source) const {
 
 Tile TileKernel::resident(const std::string &name, int columns, const ChunkSource &source) {
     resident_tiles.push_back(
-        define({Func(name), schedule.kv_tile, columns, false, block()}, source));
+        define({Func(name), schedule.resident_rows, columns, false, block()}, source));
     return resident_tiles.back();
 }
 
 Tile TileKernel::streamed(const std::string &name, int columns, const ChunkSource &source) {
     streamed_tiles.push_back(
-        define({Func(name), schedule.query_tile, columns, false, block_step()}, source));
+        define({Func(name), schedule.streamed_rows, columns, false, block_step()}, source));
     return streamed_tiles.back();
 }
 
@@ -171,16 +205,20 @@ TileKernel::RowSource TileKernel::early_rows(const std::string &name, const RowS
     return [records](const Expr &row) { return records(0, row); };
 }
 
-Expr TileKernel::for_all_queries(const std::function<Expr(const Expr &)> &predicate) {
-    Func condition("for_all_queries");
+Expr TileKernel::decide(const Expr &condition) {
+    Func decision("decision");
     const Exprs place = concat(thread(), block_step());
+    decision(place) = cast<int>(condition);
+    conditions.push_back(decision);
+    return decision(place) != 0;
+}
+
+Expr TileKernel::decide_for_all_streamed(const std::function<Expr(const Expr &)> &predicate) {
     Expr holds = predicate(lane);
-    for (int first = warp_size; first < schedule.query_tile; first += warp_size) {
+    for (int first = warp_size; first < schedule.streamed_rows; first += warp_size) {
         holds = holds && predicate(lane + first);
     }
-    condition(place) = value(Int(32), "all_lanes", {cast<int>(holds)});
-    conditions.push_back(condition);
-    return condition(place) != 0;
+    return decide(value(Int(32), "all_lanes", {cast<int>(holds)}) != 0);
 }
 
 Tile TileKernel::exchange(const std::string &name, const Fragment &fragment) {
@@ -210,7 +248,7 @@ Accumulator TileKernel::new_accumulator(int rows, int columns) {
 }
 
 Accumulator TileKernel::sum_over_steps(int columns) {
-    Accumulator a = new_accumulator(schedule.kv_tile, columns);
+    Accumulator a = new_accumulator(schedule.resident_rows, columns);
     zero_token =
         effect("accumulator_zero", {zero_token, a.first_register, a.columns_per_warpgroup / 2});
     return a;
@@ -333,6 +371,53 @@ Fragment Accumulator::map(const std::function<Expr(const Element &)> &f) const {
     return fragment;
 }
 
+RowVector Accumulator::map_rows(const std::function<Expr(const Row &)> &f) const {
+    RowVector vector;
+    vector.place = concat(kernel->thread(), kernel->block_step());
+    vector.ready(vector.place) = kernel->wait_for(*this);
+    std::swap(vector.conditions, kernel->conditions);
+
+    Row row;
+    row.half = vector.half;
+    row.row = row_of(vector.half * 2);
+    row.token = vector.ready(vector.place);
+    for (int group = 0; group < columns_per_warpgroup / 8; group++) {
+        for (int parity = 0; parity < 2; parity++) {
+            Element e;
+            e.slot = vector.half * 2 + parity;
+            e.group = group;
+            e.row = row.row;
+            e.column = column_of(e.slot, e.group);
+            e.value = accumulator_read(first_register + group * 4 + e.slot, row.token);
+            row.elements.push_back(e);
+        }
+    }
+    vector.values(concat({vector.half}, vector.place)) = f(row);
+    kernel->token = reinterpret<int>(vector.at(1));
+    kernel->row_vectors.push_back(vector);
+    return vector;
+}
+
+void Accumulator::scale_rows(const RowVector &factors) {
+    kernel->token =
+        effect("accumulator_scale", {kernel->token, first_register, columns_per_warpgroup / 2,
+                                     factors.at(0), factors.at(1)});
+}
+
+void Accumulator::store_to(const Pair &destination, const RowVector &factors,
+                           const Pair &exists) const {
+    const std::string name =
+        kernel->element.is_bfloat() ? "accumulator_store_bf16x2" : "accumulator_store_f16x2";
+    for (int group = 0; group < columns_per_warpgroup / 8; group++) {
+        for (int slot = 0; slot < 4; slot += 2) {
+            const Expr row = row_of(slot), pair = column_of(slot, group) / 2;
+            kernel->token = effect(name, {kernel->token, first_register + group * 4 + slot,
+                                          factors.at(slot / 2), cast<int>(exists(row, pair)),
+                                          destination(row, pair)});
+        }
+    }
+}
+
 void Accumulator::add_to(const Pair &destination, const Expr &factor) const {
     add_to(destination, factor, [](const Expr &, const Expr &) { return Internal::const_true(); });
 }
@@ -355,6 +440,51 @@ void Accumulator::add_to(const Pair &destination, const Expr &factor, const Pair
     kernel->added(concat(kernel->thread(), kernel->block_step())) = sum;
 }
 
+// ---- Numbers of rows
+
+RowState TileKernel::row_state(float initial) {
+    RowState state;
+    state.kernel = this;
+    state.first_register = registers;
+    registers += 2;
+    for (int half = 0; half < 2; half++) {
+        zero_token =
+            effect("accumulator_write", {zero_token, state.first_register + half, initial});
+    }
+    return state;
+}
+
+void RowState::set(const std::function<Expr(const Row &)> &f) {
+    for (int half = 0; half < 2; half++) {
+        Row row;
+        row.half = half;
+        row.token = kernel->token;
+        kernel->token = effect("accumulator_write", {kernel->token, first_register + half, f(row)});
+    }
+}
+
+RowVector TileKernel::final_rows(const Accumulator &result,
+                                 const std::function<Expr(const Row &)> &f) {
+    RowVector vector;
+    vector.place = concat(thread(), block());
+    Row row;
+    row.half = vector.half;
+    row.row = result.row_of(vector.half * 2);
+    row.token = token;
+    vector.values(concat({vector.half}, vector.place)) = f(row);
+    final_vectors.push_back(vector);
+    return vector;
+}
+
+void TileKernel::store_rows(const RowVector &rows, const RowSource &destination,
+                            const std::function<Expr(const Expr &)> &exists) {
+    for (int half = 0; half < 2; half++) {
+        const Expr row = warp * 16 + lane / 4 + 8 * half;
+        token = effect("store_f32", {token, rows.at(half), cast<int>(lane % 4 == 0 && exists(row)),
+                                     destination(row)});
+    }
+}
+
 /// Names everything staged, for the end of a step: Halide would otherwise give the memory of what
 /// the step has finished with to another stage, although the next step reads it again.
 Expr TileKernel::keep_staged_alive() const {
@@ -368,20 +498,22 @@ Expr TileKernel::keep_staged_alive() const {
     for (const Records &records : staged_records) {
         elements.push_back(records.func(concat({0, 0}, block_step())));
         elements.push_back(
-            records.func(concat({records.fields - 1, schedule.query_tile - 1}, block_step())));
+            records.func(concat({records.fields - 1, schedule.streamed_rows - 1}, block_step())));
     }
     return effect("keep_alive", elements);
 }
 
 void TileKernel::end_step() {
-    require(added.defined() && issued.defined(), "a step issues products and adds a sum to memory");
+    require(added.defined() == issued.defined(), "sums are added while first products run");
     const Exprs place = concat(thread(), block());
     state(place) = zero_token;
-    Expr end =
-        effect("end_step", {token, state(place), added(concat(thread(), block_step())),
-                            keep_staged_alive(), effect("loop_trip_count", {step, step_count})});
+    Exprs statements{token, state(place), keep_staged_alive(),
+                     effect("loop_trip_count", {step, step_count})};
+    if (added.defined()) {
+        statements.push_back(added(concat(thread(), block_step())));
+    }
     // The statements of the step are written in terms of a Var; the loop runs over an RVar.
-    state(place) = Internal::substitute(step.name(), steps.x, end);
+    state(place) = Internal::substitute(step.name(), steps.x, effect("end_step", statements));
     token = state(place);
     in_step = false;
 }
@@ -415,6 +547,20 @@ void TileKernel::schedule_fragment(const Fragment &f) {
         .reorder(f.slot, f.group, lane, warp)
         .unroll(f.slot)
         .unroll(f.group)
+        .gpu_threads(lane, warp);
+    ready.compute_at(values, lane);
+    for (Func condition : f.conditions) {
+        condition.compute_at(values, lane);
+    }
+}
+
+void TileKernel::schedule_rows(const RowVector &f) {
+    Func values = f.values, ready = f.ready;
+    values.compute_at(state, steps.x)
+        .store_in(MemoryType::Register)
+        .bound_extent(f.half, 2)
+        .reorder(f.half, lane, warp)
+        .unroll(f.half)
         .gpu_threads(lane, warp);
     ready.compute_at(values, lane);
     for (Func condition : f.conditions) {
@@ -457,10 +603,13 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
 
     StagingPlan plan;
     plan.loop = state.name() + ".s1." + steps.x.name();
-    plan.issue = issued.name();
-    plan.addition = added.name();
-    schedule_statement(issued);
-    schedule_statement(added);
+    if (added.defined()) {
+        plan.issue = issued.name();
+        plan.addition = added.name();
+        schedule_statement(issued);
+        schedule_statement(added);
+    }
+    const int unread_slots = added.defined() ? 2 : 1;  // see pipeline_steps.cpp
     for (const Tile &resident : resident_tiles) {
         Func storage = resident.storage;
         storage.compute_at(output, task);
@@ -471,14 +620,14 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         f.compute_at(state, steps.x).hoist_storage(output, task).ring_buffer(slots);
     };
     for (const Tile &streamed : streamed_tiles) {
-        in_ring(streamed.storage, streamed_ahead + 2);
+        in_ring(streamed.storage, streamed_ahead + unread_slots);
         schedule_copies(streamed.storage);
         plan.staged[streamed.storage.name()] = streamed_ahead;
         plan.copied.insert(streamed.storage.name());
     }
     for (const Records &records : staged_records) {
         Func f = records.func;
-        in_ring(f, records.ahead + 2);
+        in_ring(f, records.ahead + unread_slots);
         plan.staged[f.name()] = records.ahead;
         f.store_in(MemoryType::GPUShared)
             .bound_extent(field, records.fields)
@@ -492,6 +641,13 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
     }
     for (const Fragment &f : fragments) {
         schedule_fragment(f);
+    }
+    for (const RowVector &f : row_vectors) {
+        schedule_rows(f);
+    }
+    for (const RowVector &f : final_vectors) {
+        Func values = f.values;
+        values.compute_at(output, output_lane).bound_extent(f.half, 2).unroll(f.half);
     }
     for (const Tile &exchanged : exchanged_tiles) {
         in_ring(exchanged.storage, 2);

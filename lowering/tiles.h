@@ -1,9 +1,9 @@
 /// A vocabulary of tiles for kernels on Hopper's tensor cores.
 ///
-/// A thread block keeps tiles of keys and values in shared memory ("resident") and walks in steps
-/// over tiles of queries ("streamed", the next one copied while the current one is used). Products
-/// run on `wgmma`, with sums in accumulator registers; element-wise maps turn accumulators into
-/// fragments, which are the left operands of further products without leaving their registers.
+/// A thread block keeps tiles in shared memory ("resident", of keys and values, or of queries) and
+/// walks in steps over other tiles ("streamed", the next one copied while the current one is used).
+/// Products run on `wgmma`, with sums in accumulator registers; element-wise maps turn accumulators
+/// into fragments, which are the left operands of further products without leaving their registers.
 ///
 /// The statements of an algorithm run in the order in which they are written. Products run
 /// asynchronously; whatever reads an accumulator waits for its product and for no later one.
@@ -22,14 +22,17 @@ using Halide::Expr;
 using Halide::Func;
 using Halide::Var;
 
+constexpr int warp_size = 32;
+
 /// What a schedule may choose.
 struct TileSchedule {
-    int query_tile = 64;  ///< queries of a step; one `wgmma` has 64 rows, so dQ wants 64
-    int kv_tile = 128;    ///< keys of a thread block
-    int warps = 8;        ///< 16 keys each
+    int streamed_rows;  ///< of a step: a multiple of 32, and 64 for transposed left operands
+    int resident_rows;  ///< of a thread block
+    int warps;          ///< 16 resident rows each
 };
 
 class TileKernel;
+struct Row;
 
 /// A matrix of 16-bit elements in shared memory. Rows are cut into panels of 64 columns = 128 bytes
 /// = 8 chunks of 16 bytes; chunks of a row change places by `chunk ^ row % 8` (the 128-byte
@@ -61,6 +64,7 @@ struct Element {
 private:
     friend class Accumulator;
     friend class Fragment;
+    friend class RowVector;
     Expr slot, group;  ///< register `slot` of 4 of a group of 8 columns
 };
 
@@ -69,6 +73,9 @@ class Fragment {
 public:
     /// The element at the same coordinates.
     Expr operator()(const Element &element) const;
+
+    /// The sum of the thread's elements in a row.
+    Expr sum_of(const Row &row) const;
 
 private:
     friend class Accumulator;
@@ -79,6 +86,54 @@ private:
     Var slot{"slot"}, group{"group"};
     int rows = 0, columns = 0;
     std::vector<Expr> place;  ///< lane, warp, step and thread block
+};
+
+/// A number for each row of an accumulator, in registers of the threads that hold the row.
+class RowVector {
+public:
+    Expr operator()(const Element &element) const;
+    Expr operator()(const Row &row) const;
+
+private:
+    friend class Accumulator;
+    friend class TileKernel;
+    Expr at(const Expr &half) const;
+
+    Func values{"rows"};  ///< (half, place...)
+    Func ready{"ready"};  ///< (place...): token of the wait before the values are computed
+    std::vector<Func> conditions;
+    Var half{"half"};
+    std::vector<Expr> place;
+};
+
+/// A row of an accumulator, as seen by one of the four threads that hold it.
+struct Row {
+    Expr row;                       ///< coordinate within the tile
+    std::vector<Element> elements;  ///< those of the thread
+
+private:
+    friend class Accumulator;
+    friend class Fragment;
+    friend class RowState;
+    friend class RowVector;
+    friend class TileKernel;
+    Expr half, token;
+};
+
+/// The sum or maximum over the four threads of a row.
+Expr row_sum(const Expr &of_thread);
+Expr row_max(const Expr &of_thread);
+
+/// A number for each row that lasts through all steps.
+class RowState {
+public:
+    Expr operator()(const Row &row) const;
+    void set(const std::function<Expr(const Row &)> &f);
+
+private:
+    friend class TileKernel;
+    TileKernel *kernel = nullptr;
+    int first_register = 0;
 };
 
 /// A product that an accumulator can take up: tile x tile or fragment x tile.
@@ -100,7 +155,13 @@ public:
     /// A new fragment, element by element.
     Fragment map(const std::function<Expr(const Element &)> &f) const;
 
-    /// Two neighbouring columns in global memory, as a number of 64 bits.
+    /// A number for each row.
+    RowVector map_rows(const std::function<Expr(const Row &)> &f) const;
+
+    /// Multiplies each row by a number.
+    void scale_rows(const RowVector &factors);
+
+    /// Two neighbouring columns in global memory, as a number of 64 bits, or of 32 if 16-bit.
     using Pair = std::function<Expr(const Expr &row, const Expr &pair)>;
 
     /// Adds all elements, times `factor`, to memory, in no fixed order. Within a step this happens
@@ -109,8 +170,13 @@ public:
     /// The same for the pairs that exist.
     void add_to(const Pair &destination, const Expr &factor, const Pair &exists) const;
 
+    /// Writes all elements that exist, times a factor of their row and rounded to the tiles' type.
+    /// After the last step.
+    void store_to(const Pair &destination, const RowVector &factors, const Pair &exists) const;
+
 private:
     friend class TileKernel;
+    friend class RowState;
 
     Expr row_of(const Expr &slot) const;
     Expr column_of(const Expr &slot, const Expr &group) const;
@@ -122,8 +188,8 @@ private:
     int product = -1;               ///< serial number of the last product
 };
 
-/// `value`, known to be true where `condition` (of TileKernel::for_all_queries) is. A map gets a
-/// version without the test.
+/// `value`, known to be true where `condition` is, which does not depend on the element. A map gets
+/// a version without the test.
 Expr true_if(const Expr &condition, const Expr &value);
 
 /// In the source of a tile or row: zero unless `condition` holds, and then nothing is read.
@@ -151,16 +217,19 @@ public:
     Tile resident(const std::string &name, int columns, const ChunkSource &source);
     Tile streamed(const std::string &name, int columns, const ChunkSource &source);
 
-    /// A record of `fields` numbers of 32 bits for each query of the step: 2 or 4.
+    /// A record of `fields` numbers of 32 bits for each streamed row: 1, 2 or 4.
     RecordSource streamed_records(const std::string &name, int fields, const RecordSource &source);
 
-    /// The same, and a number computed for each query; they arrive early enough for the sources of
+    /// The same, and a number computed for each row; they arrive early enough for the sources of
     /// streamed tiles and records to use them.
     RecordSource early_records(const std::string &name, int fields, const RecordSource &source);
     RowSource early_rows(const std::string &name, const RowSource &source);
 
-    /// Whether a predicate holds for all queries of the step.
-    Expr for_all_queries(const std::function<Expr(const Expr &row)> &predicate);
+    /// A condition of the thread block for `true_if` in the next map: found once, ahead of it.
+    Expr decide(const Expr &condition);
+
+    /// The same: whether a predicate holds for all streamed rows.
+    Expr decide_for_all_streamed(const std::function<Expr(const Expr &row)> &predicate);
 
     /// An accumulator that is zero before the first step and lasts through all of them.
     Accumulator sum_over_steps(int columns);
@@ -175,6 +244,16 @@ public:
     /// A tile with the values of a fragment, rounded: brings rows of other warps within reach.
     Tile exchange(const std::string &name, const Fragment &fragment);
 
+    /// Numbers that have a value before the first step.
+    RowState row_state(float initial);
+
+    /// A number for each row of the result, after the last step.
+    RowVector final_rows(const Accumulator &result, const std::function<Expr(const Row &)> &f);
+
+    /// Writes a number for each row that exists. After the last step.
+    void store_rows(const RowVector &rows, const RowSource &destination,
+                    const std::function<Expr(const Expr &row)> &exists);
+
     /// Ends the algorithm of a step. What follows happens after the last one.
     void end_step();
 
@@ -186,6 +265,7 @@ public:
 
 private:
     friend class Accumulator;
+    friend class RowState;
 
     std::vector<Expr> block() const;
     std::vector<Expr> block_step() const;
@@ -206,6 +286,7 @@ private:
     void schedule_copies(Func storage);
     void schedule_statement(Func statement);
     void schedule_fragment(const Fragment &f);
+    void schedule_rows(const RowVector &f);
     void schedule_exchange(const Tile &exchanged);
 
     const TileSchedule schedule;
@@ -229,7 +310,8 @@ private:
     std::vector<Tile> resident_tiles, streamed_tiles, exchanged_tiles;
     std::vector<Records> staged_records;
     std::vector<Fragment> fragments;
-    std::vector<Func> conditions;  ///< for the next fragment
+    std::vector<RowVector> row_vectors, final_vectors;
+    std::vector<Func> conditions;  ///< for the next fragment or row vector
     Func issued{"issued"};         ///< token of the first products
     Func added{"added"};           ///< token of the additions of the step
     Func state{"state"};           ///< token of all steps so far, carried from step to step

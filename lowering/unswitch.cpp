@@ -11,29 +11,59 @@ bool is_marker(const Call *op) {
     return op->name == "true_if";
 }
 
+/// Finds the condition of the markers, in terms of what is known outside of the statement visited.
 class FindMarkers : public IRVisitor {
 public:
-    Expr condition;
+    Expr condition, other;  ///< undefined if there is no marker, or no second condition
 
 private:
     using IRVisitor::visit;
 
     void visit(const Call *op) override {
         IRVisitor::visit(op);
-        if (is_marker(op)) {
-            require_lowering(!condition.defined() || equal(condition, op->args[0]),
-                             "two conditions in one statement: ", condition, " and ", op->args[0]);
-            condition = op->args[0];
+        if (!is_marker(op)) {
+            return;
+        }
+        Expr found = op->args[0];
+        for (auto let = lets.rbegin(); let != lets.rend(); ++let) {
+            found = substitute(let->first, let->second, found);
+        }
+        if (!condition.defined()) {
+            condition = found;
+        } else if (!equal(condition, found)) {
+            other = found;
         }
     }
+
+    void visit(const LetStmt *op) override {
+        visit_let(op);
+    }
+
+    void visit(const Let *op) override {
+        visit_let(op);
+    }
+
+    template<typename LetOrLetStmt>
+    void visit_let(const LetOrLetStmt *op) {
+        op->value.accept(this);
+        lets.emplace_back(op->name, op->value);
+        op->body.accept(this);
+        lets.pop_back();
+    }
+
+    std::vector<std::pair<std::string, Expr>> lets;
 };
 
-/// Condition of the markers in a statement or expression; undefined if there are none.
 template<typename StmtOrExpr>
-Expr condition_in(const StmtOrExpr &s) {
+FindMarkers find_markers(const StmtOrExpr &s) {
     FindMarkers find;
     s.accept(&find);
-    return find.condition;
+    return find;
+}
+
+template<typename StmtOrExpr>
+bool has_markers(const StmtOrExpr &s) {
+    return find_markers(s).condition.defined();
 }
 
 /// Replaces `true_if(condition, value)` by true, or by the value.
@@ -66,16 +96,23 @@ public:
     using IRMutator::mutate;
 
     Stmt mutate(const Stmt &s) override {
-        if (!condition_in(s).defined()) {
+        const FindMarkers markers = find_markers(s);
+        if (!markers.condition.defined()) {
             return s;
         }
         const Block *block = s.as<Block>();
         const bool splits_further =
-            block && !(condition_in(block->first).defined() && condition_in(block->rest).defined());
+            block && !(has_markers(block->first) && has_markers(block->rest));
         const LetStmt *let = s.as<LetStmt>();
-        const bool in_value = let && condition_in(let->value).defined();
+        const bool in_value = let && has_markers(let->value);
         if (!splits_further && (block || in_value || s.as<Store>() || s.as<Evaluate>())) {
-            return IfThenElse::make(condition_in(s), simplify(ReplaceMarkers(true).mutate(s)),
+            if (block && markers.other.defined()) {
+                return IRMutator::mutate(s);  // of two stages
+            }
+            require_lowering(!markers.other.defined(),
+                             "two conditions in one statement: ", markers.condition, " and ",
+                             markers.other);
+            return IfThenElse::make(markers.condition, simplify(ReplaceMarkers(true).mutate(s)),
                                     ReplaceMarkers(false).mutate(s));
         }
         return IRMutator::mutate(s);

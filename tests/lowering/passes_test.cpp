@@ -386,8 +386,25 @@ TEST(Unswitch, LeavesOtherCodeAlone) {
     EXPECT_TRUE(unswitch()->mutate(s).same_as(s));
 }
 
-TEST(Unswitch, RefusesTwoConditions) {
+TEST(Unswitch, SplitsStagesByTheirOwnConditions) {
     const Stmt s = Block::make({masked(lane == 0, 1), masked(lane == 1, 2)});
+    const std::string split = text(unswitch()->mutate(s));
+    EXPECT_EQ(count(split, "if (lane == 0)"), 1);
+    EXPECT_EQ(count(split, "if (lane == 1)"), 1);
+}
+
+TEST(Unswitch, LooksThroughLets) {
+    const Expr t = Variable::make(Bool(), "t");
+    const Stmt s = Block::make({LetStmt::make("t", lane == 0, masked(t, 1)), masked(lane == 0, 2)});
+    EXPECT_EQ(count(text(unswitch()->mutate(s)), "if (lane == 0)"), 1);
+}
+
+TEST(Unswitch, RefusesTwoConditionsInOneStatement) {
+    const auto marker = [](const Expr &condition) {
+        return Call::make(Bool(), "true_if", {condition, n < 5}, Call::PureExtern);
+    };
+    const Stmt s =
+        store("p", select(marker(lane == 0) && marker(lane == 1), load("s", n), 0.0f), n);
     EXPECT_THROW(unswitch()->mutate(s), std::runtime_error);
 }
 
