@@ -1,4 +1,4 @@
-/// dQ from the sums of the fused backward on a GPU: scaled and rounded. A warp takes a row.
+/// dQ from the sums of the fused backward on a GPU: scaled and rounded.
 #include "cuda_work.h"
 #include "lowering/passes.h"
 
@@ -32,12 +32,11 @@ public:
     void schedule() {
         set_origin(dq_sum);
         set_origin(dq);
-        constexpr int rows_per_block = 8;
         RVar block("block"), row("row"), round("round"), lane("lane");
         dq.update()
             .allow_race_conditions()
             .split(elements.y, block, row, rows_per_block, TailStrategy::GuardWithIf)
-            .split(elements.x, round, lane, warp_size, TailStrategy::GuardWithIf)
+            .split(elements.x, round, lane, row_lanes, TailStrategy::GuardWithIf)
             .reorder(round, lane, row, block)
             .gpu_blocks(block)
             .gpu_threads(lane, row);

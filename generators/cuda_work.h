@@ -94,9 +94,14 @@ inline Expr inside(const Expr &index, const Halide::Internal::Dimension &dim) {
 
 /// Place of row (batch * num_tokens + token) * num_heads + head in the query tensors.
 struct RowPlace {
-    RowPlace(const Expr &row, const Expr &num_heads, const Expr &num_tokens)
-        : head(row % num_heads), token(row / num_heads % num_tokens),
-          batch(row / num_heads / num_tokens) {
+    RowPlace(const Expr &row, const Expr &num_heads, const Expr &num_tokens) {
+        // Unsigned division takes half the instructions of Halide's, which rounds down.
+        const Expr number = Halide::cast<uint32_t>(row), heads = Halide::cast<uint32_t>(num_heads),
+                   tokens = Halide::cast<uint32_t>(num_tokens);
+        const Expr token_number = number / heads;
+        head = Halide::cast<int>(number - token_number * heads);
+        batch = Halide::cast<int>(token_number / tokens);
+        token = Halide::cast<int>(token_number - token_number / tokens * tokens);
     }
 
     /// The row of a tensor (..., head, token, batch).
@@ -138,9 +143,12 @@ private:
     const Expr head_dim;
 };
 
-/// The sum over the lanes of a warp, for all of them.
-inline Expr warp_sum(const Expr &x) {
-    return Halide::Internal::Call::make(Halide::Float(32), "warp_sum", {x},
+/// Kernels that go over rows give each 16 lanes, and a thread block 16 rows.
+constexpr int row_lanes = 16, rows_per_block = 16;
+
+/// The sum over the lanes of a row, for all of them.
+inline Expr lanes_sum(const Expr &x) {
+    return Halide::Internal::Call::make(Halide::Float(32), "half_warp_sum", {x},
                                         Halide::Internal::Call::PureExtern);
 }
 

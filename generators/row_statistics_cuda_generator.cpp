@@ -1,5 +1,5 @@
 /// What the backward needs of each query row besides q and dout, on a GPU: its LSE in base 2, and
-/// delta = <dout, out> - dlse. A warp takes a row.
+/// delta = <dout, out> - dlse.
 #include "attention_algebra.h"
 #include "cuda_work.h"
 #include "lowering/passes.h"
@@ -27,15 +27,12 @@ public:
 
     void generate() {
         const RowPlace at(min(row, num_rows - 1), num_heads, num_tokens);
-        over_words = RDom(0, (head_dim / 2 + warp_size - 1) / warp_size, "over_words");
-        const Expr word = over_words * warp_size + lane;
-        const auto word_of = [&](auto &tensor) {
-            return select(word < head_dim / 2, at.of(tensor, min(word, head_dim / 2 - 1)),
-                          cast<uint32_t>(0));
-        };
-        const WordElements a(word_of(dout), element), b(word_of(out), element);
+        over_words = RDom(0, (head_dim / 2 + row_lanes - 1) / row_lanes, "over_words");
+        const Expr word = over_words * row_lanes + lane;
+        over_words.where(word < head_dim / 2);
+        const WordElements a(at.of(dout, word), element), b(at.of(out, word), element);
         product(lane, row) += a.low * b.low + a.high * b.high;
-        sum(lane, row) = warp_sum(product(lane, row));
+        sum(lane, row) = lanes_sum(product(lane, row));
         const Expr delta = sum(0, row) - select(has_dlse != 0, at.of(dlse), 0.0f);
         statistics(field, row) = select(field == statistics_lse, lse_to_log2(at.of(lse)), delta);
     }
@@ -51,14 +48,13 @@ public:
         statistics.dim(0).set_bounds(0, statistics_fields);
         statistics.dim(1).set_bounds(0, num_rows).set_stride(statistics_fields);
 
-        constexpr int rows_per_block = 8;
         Var block("block");
         statistics.bound(field, 0, statistics_fields)
             .split(row, block, row, rows_per_block, TailStrategy::GuardWithIf)
             .gpu_blocks(block)
             .gpu_threads(field, row);
         sum.compute_at(statistics, block)
-            .bound_extent(lane, warp_size)
+            .bound_extent(lane, row_lanes)
             .bound_extent(row, rows_per_block)
             .gpu_threads(lane, row);
         product.compute_at(sum, lane);

@@ -269,9 +269,9 @@ std::string combine_lanes(const Call &c, const char *operation, int lanes) {
     return text + line("}");
 }
 
-/// warp_sum(x): over the lanes of the warp
-std::string warp_sum(Output &, const Call &c) {
-    return combine_lanes(c, "add", 32);
+/// half_warp_sum(x): over 16 lanes
+std::string half_warp_sum(Output &, const Call &c) {
+    return combine_lanes(c, "add", 16);
 }
 
 /// quad_sum(x): over four lanes, which hold a row of an accumulator
@@ -546,7 +546,7 @@ const std::map<std::string, Entry> instruction_table = {
     {"fast_exp2", {fast_exp2, Returns::value}},
     {"all_lanes", {all_lanes, Returns::value}},
     {"fast_log2", {fast_log2, Returns::value}},
-    {"warp_sum", {warp_sum, Returns::value}},
+    {"half_warp_sum", {half_warp_sum, Returns::value}},
     {"quad_sum", {quad_sum, Returns::value}},
     {"quad_max", {quad_max, Returns::value}},
     {"exclusive_or", {exclusive_or, Returns::value}},

@@ -64,10 +64,18 @@ TEST(PtxExpander, ReturnsValues) {
     EXPECT_TRUE(
         contains(expand(call("pack_f16x2", {"%r1", "%r2"})), "cvt.rn.f16x2.f32 %r99, %r2, %r1;"));
     EXPECT_TRUE(contains(expand(call("all_lanes", {"%r1"})), "vote.sync.all.pred"));
-    const std::string sum = expand(call("warp_sum", {"%r1"}));
-    for (const char *distance : {"16", "8", "4", "2", "1"}) {
+    EXPECT_TRUE(contains(expand(call("fast_log2", {"%r1"})), "lg2.approx.ftz.f32 %r99, %r1;"));
+}
+
+TEST(PtxExpander, CombinesLanes) {
+    const std::string sum = expand(call("half_warp_sum", {"%r1"}));
+    for (const char *distance : {"8", "4", "2", "1"}) {
         EXPECT_TRUE(contains(sum, std::string("%r99, ") + distance + ", 31"));
     }
+    EXPECT_FALSE(contains(sum, "%r99, 16, 31"));
+    EXPECT_TRUE(contains(expand(call("quad_max", {"%r1"})), "max.f32 %r99, %r99, %other;"));
+    EXPECT_TRUE(contains(expand(call("quad_sum", {"%r1"})), "%r99, 2, 31"));
+    EXPECT_FALSE(contains(expand(call("quad_sum", {"%r1"})), "%r99, 4, 31"));
 }
 
 TEST(PtxExpander, ReturnsTokens) {
@@ -80,6 +88,27 @@ TEST(PtxExpander, DeclaresAccumulators) {
         contains(expand(call("accumulator_read", {"7", "%r1"})), "{\n\t.reg .f32 %acc<8>;"));
     EXPECT_TRUE(contains(expand(call("accumulator_zero", {"%r1", "4", "2"})),
                          "mov.f32 %acc4, 0f00000000;\n\tmov.f32 %acc5, 0f00000000;"));
+}
+
+TEST(PtxExpander, ChangesAccumulators) {
+    EXPECT_TRUE(
+        contains(expand(call("accumulator_write", {"%r1", "3", "%r2"})), "mov.b32 %acc3, %r2;"));
+    const std::string scaled = expand(call("accumulator_scale", {"%r1", "8", "4", "%r2", "%r3"}));
+    for (const char *part : {"%acc8, %acc8, %r2;", "%acc9, %acc9, %r2;", "%acc10, %acc10, %r3;",
+                             "%acc11, %acc11, %r3;"}) {
+        EXPECT_TRUE(contains(scaled, part));
+    }
+}
+
+TEST(PtxExpander, StoresToMemory) {
+    const std::string load_word = "\tld.global.b32 \t%r2, [%rd1+64];\n";
+    const std::string rounded =
+        expand(load_word + call("accumulator_store_bf16x2", {"%r1", "6", "%r3", "%r4", "%r2"}));
+    EXPECT_TRUE(contains(rounded, "mul.f32 %low, %acc6, %r3;"));
+    EXPECT_TRUE(contains(rounded, "cvt.rn.bf16x2.f32 %pair, %high, %low;"));
+    EXPECT_TRUE(contains(rounded, "setp.ne.b32 %p, %r4, 0; @%p st.global.b32 [%rd1+64], %pair;"));
+    EXPECT_TRUE(contains(expand(load_word + call("store_f32", {"%r1", "%r3", "%r4", "%r2"})),
+                         "@%p st.global.b32 [%rd1+64], %r3;"));
 }
 
 TEST(PtxExpander, MultipliesTiles) {
