@@ -68,10 +68,8 @@ public:
     }
 
     int constant(int i) const {
-        const auto value = as_const_int(expanded(argument(i)));
-        require_lowering(value.has_value(), "launch argument ", i,
-                         " is not constant: ", expanded(argument(i)));
-        return static_cast<int>(*value);
+        const Expr value = expanded(argument(i));
+        return constant_value(value, "launch argument ", i, " is not constant: ", value);
     }
 
     const std::vector<Expr> &array(int i) const {
@@ -110,9 +108,8 @@ int items_per_block(const Launch &launch) {
     } extent;
     blocks.accept(&extent);
     const auto blocks_of = [&](int items) {
-        const auto count = as_const_int(simplify(substitute(extent.name, items, blocks)));
-        require_lowering(count.has_value(), "the grid depends on more than one size: ", blocks);
-        return static_cast<int>(*count);
+        return constant_value(simplify(substitute(extent.name, items, blocks)),
+                              "the grid depends on more than one size: ", blocks);
     };
     constexpr int many = 1 << 20;
     const int items = many / blocks_of(many);
@@ -163,11 +160,10 @@ LoweredKernel find_kernel(const Module &module) {
         }
         const Variable *variable = argument.as<Variable>();
         require_lowering(variable, "not a parameter: ", argument);
-        const auto bytes = as_const_int(sizes[i]);
-        require_lowering(bytes && (*bytes == 4 || *bytes == 8), "parameter ", variable->name,
-                         " has ", sizes[i], " bytes");
-        kernel.parameters.push_back(
-            {without_suffix(variable->name, ".buffer"), static_cast<int>(*bytes)});
+        const int bytes = constant_value(sizes[i], "size of ", variable->name, ": ", sizes[i]);
+        require_lowering(bytes == 4 || bytes == 8, "parameter ", variable->name, " has ", bytes,
+                         " bytes");
+        kernel.parameters.push_back({without_suffix(variable->name, ".buffer"), bytes});
     }
     return kernel;
 }

@@ -16,9 +16,18 @@ template<typename... Parts>
 void require_lowering(bool condition, const Parts &...parts) {
     if (!condition) {
         std::ostringstream message;
-        (message << "tile lowering: " << ... << parts);
+        message << "tile lowering: ";
+        (message << ... << parts);
         throw std::runtime_error(message.str());
     }
+}
+
+/// The value of a constant. Throws a message made of `parts` if the expression is none.
+template<typename... Parts>
+int constant_value(const Halide::Expr &e, const Parts &...parts) {
+    const auto value = Halide::Internal::as_const_int(e);
+    require_lowering(value.has_value(), parts...);
+    return static_cast<int>(value.value_or(0));
 }
 
 inline bool is_thread_loop(const Halide::Internal::For *op) {

@@ -64,16 +64,16 @@ class PrivatizeRegisters : public LetAwareMutator {
 
     Expr private_index(const std::string &name, const Expr &index) {
         const Expr full = expand_lets(index), own = for_thread(0, full);
-        const auto element = as_const_int(own),
-                   stride = as_const_int(simplify(for_thread(1, full) - own));
-        require_lowering(element && stride &&
-                             can_prove(full == thread_number() * (int)*stride + own, thread_ids),
-                         "index of ", name, " does not separate by threads: ", full);
+        const std::string problem = "index does not separate by threads: ";
+        const int element = constant_value(own, problem, name, " at ", full);
+        const int stride =
+            constant_value(simplify(for_thread(1, full) - own), problem, name, " at ", full);
+        require_lowering(can_prove(full == thread_number() * stride + own, thread_ids), problem,
+                         name, " at ", full);
         Array &array = arrays[name];
-        require_lowering(array.size == 0 || array.stride == *stride, "strides of ", name,
-                         " differ");
-        array.stride = (int)*stride;
-        array.size = std::max(array.size, (int)*element + 1);
+        require_lowering(array.size == 0 || array.stride == stride, "strides of ", name, " differ");
+        array.stride = stride;
+        array.size = std::max(array.size, element + 1);
         return own;
     }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <map>
 #include <set>
 #include <sstream>
@@ -111,15 +112,11 @@ struct Call {
     }
 
     int constant(size_t i) const {
-        size_t used = 0;
+        const std::string &text = scalar(i);
         int value = 0;
-        try {
-            value = std::stoi(scalar(i), &used);
-        } catch (const std::logic_error &) {
-        }
-        if (used != scalar(i).size()) {
-            fail("argument " + std::to_string(i) + " of " + function +
-                 " is not constant: " + scalar(i));
+        const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) {
+            fail("argument " + std::to_string(i) + " of " + function + " is not constant: " + text);
         }
         return value;
     }

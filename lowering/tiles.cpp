@@ -1,6 +1,7 @@
 #include "tiles.h"
 
 #include <stdexcept>
+#include <utility>
 
 namespace pagegrad {
 namespace {
@@ -653,7 +654,7 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         in_ring(exchanged.storage, 2);
         schedule_exchange(exchanged);
     }
-    add_tile_passes(pipeline, plan, output.name());
+    add_tile_passes(std::move(pipeline), plan, output.name());
 }
 
 }  // namespace pagegrad
