@@ -20,14 +20,19 @@ if(pagegrad_cuda_enabled)
     target_precompile_headers(cuda.generator REUSE_FROM pagegrad_schedules)
 endif()
 
-# pagegrad_add_cuda_kernel(<op> DTYPE bf16|f16 TARGET sm90 [HEAD_DIM <n>|any])
-# Adds a kernel of generators/<op>_cuda_generator.cpp.
+# pagegrad_add_cuda_kernel(<op> DTYPE bf16|f16 TARGET sm90 [HEAD_DIM <n>|any]
+#                          [GENERATOR <generator>] [PARAMS <name>=<value>...])
+# Adds a kernel of generators/<generator or op>_cuda_generator.cpp.
 function(pagegrad_add_cuda_kernel op)
-    cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM" "")
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM;GENERATOR" "PARAMS")
+    set(generator ${op})
+    if(arg_GENERATOR)
+        set(generator ${arg_GENERATOR})
+    endif()
     set(element_bf16 bfloat16)
     set(element_f16 float16)
     set(name ${op}_${arg_DTYPE})
-    set(params element=${element_${arg_DTYPE}})
+    set(params element=${element_${arg_DTYPE}} ${arg_PARAMS})
     set(head_dim 0)
     if(arg_HEAD_DIM STREQUAL "any")
         string(APPEND name _any)
@@ -41,7 +46,7 @@ function(pagegrad_add_cuda_kernel op)
 
     set(source "${CMAKE_CURRENT_BINARY_DIR}/kernels/${name}.cpp")
     add_custom_command(OUTPUT "${source}"
-                       COMMAND cuda.generator "${PAGEGRAD_PTXAS}" ${op}_cuda ${name}
+                       COMMAND cuda.generator "${PAGEGRAD_PTXAS}" ${generator}_cuda ${name}
                                ${pagegrad_architecture_${arg_TARGET}} "${source}" ${params}
                        DEPENDS cuda.generator
                        COMMENT "GPU kernel ${name}" VERBATIM)
@@ -54,10 +59,12 @@ endfunction()
 
 if(pagegrad_cuda_enabled)
     foreach(dtype IN ITEMS bf16 f16)
-        foreach(op IN ITEMS backward forward)
-            foreach(head_dim IN ITEMS 64 128 any)
-                pagegrad_add_cuda_kernel(${op} DTYPE ${dtype} HEAD_DIM ${head_dim} TARGET sm90)
-            endforeach()
+        foreach(head_dim IN ITEMS 64 128 any)
+            set(kind DTYPE ${dtype} HEAD_DIM ${head_dim} TARGET sm90)
+            pagegrad_add_cuda_kernel(backward ${kind})
+            pagegrad_add_cuda_kernel(backward_keys ${kind} GENERATOR backward PARAMS with_dq=false)
+            pagegrad_add_cuda_kernel(backward_queries ${kind})
+            pagegrad_add_cuda_kernel(forward ${kind})
         endforeach()
         foreach(op IN ITEMS row_statistics backward_finish)
             pagegrad_add_cuda_kernel(${op} DTYPE ${dtype} TARGET sm90)

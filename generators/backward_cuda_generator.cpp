@@ -19,6 +19,8 @@ public:
     GeneratorParam<Type> element{"element", BFloat(16)};      // of q, dout and the pools
     GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
 
+    GeneratorParam<bool> with_dq{"with_dq", true};
+
     // Indices innermost first. The caller owns everything. A chunk is 8 elements, a pair 2 floats.
     Input<Buffer<int32_t, 2>> tasks{"tasks"};          // field, task
     Input<Buffer<int32_t, 2>> queries{"queries"};      // field, entry
@@ -116,7 +118,9 @@ public:
         // Scores and probabilities are transposed: keys x queries.
         const Accumulator S = block.compute(K * transposed(Q));
         const Accumulator dP = block.compute(V * transposed(dO));
-        block.issue_products();
+        if (with_dq) {
+            block.issue_products();
+        }
         const Fragment P = S.map([&](const Element &s) {
             const Expr sees =
                 visible(task.first_key + s.row, key_begin(s.column), key_end(s.column));
@@ -130,10 +134,12 @@ public:
             return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
         });
         dK += dS * Q;
-        const Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
-        dQ.add_to([&](const Expr &row, const Expr &pair) {
-            return dq(pair, inside(row_index(row), dq.dim(1)));
-        });
+        if (with_dq) {
+            const Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
+            dQ.add_to([&](const Expr &row, const Expr &pair) {
+                return dq(pair, inside(row_index(row), dq.dim(1)));
+            });
+        }
         block.end_step();
 
         const auto gradients_in = [&](auto &pool) {

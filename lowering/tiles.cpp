@@ -464,6 +464,15 @@ void RowState::set(const std::function<Expr(const Row &)> &f) {
     }
 }
 
+RowVector TileKernel::resident_rows(const RowSource &source) {
+    RowVector vector;
+    vector.place = concat(thread(), block());
+    vector.values(concat({vector.half}, vector.place)) =
+        source(warp * 16 + lane / 4 + 8 * vector.half);
+    resident_vectors.push_back(vector);
+    return vector;
+}
+
 RowVector TileKernel::final_rows(const Accumulator &result,
                                  const std::function<Expr(const Row &)> &f) {
     RowVector vector;
@@ -645,6 +654,15 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
     }
     for (const RowVector &f : row_vectors) {
         schedule_rows(f);
+    }
+    for (const RowVector &f : resident_vectors) {
+        Func values = f.values;
+        values.compute_at(output, task)
+            .store_in(MemoryType::Register)
+            .bound_extent(f.half, 2)
+            .reorder(f.half, lane, warp)
+            .unroll(f.half)
+            .gpu_threads(lane, warp);
     }
     for (const RowVector &f : final_vectors) {
         Func values = f.values;

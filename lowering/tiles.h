@@ -247,6 +247,9 @@ public:
     /// Numbers that have a value before the first step.
     RowState row_state(float initial);
 
+    /// A number for each resident row, found before the first step.
+    RowVector resident_rows(const RowSource &source);
+
     /// A number for each row of the result, after the last step.
     RowVector final_rows(const Accumulator &result, const std::function<Expr(const Row &)> &f);
 
@@ -310,7 +313,7 @@ private:
     std::vector<Tile> resident_tiles, streamed_tiles, exchanged_tiles;
     std::vector<Records> staged_records;
     std::vector<Fragment> fragments;
-    std::vector<RowVector> row_vectors, final_vectors;
+    std::vector<RowVector> row_vectors, resident_vectors, final_vectors;
     std::vector<Func> conditions;  ///< for the next fragment or row vector
     Func issued{"issued"};         ///< token of the first products
     Func added{"added"};           ///< token of the additions of the step
