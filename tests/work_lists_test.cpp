@@ -1,24 +1,30 @@
-// The work lists of GPUs: every pair of a query and a key that it sees stands in exactly one task.
+// The work lists of GPUs: every pair of a query and a key that it sees stands in exactly one task,
+// and no two tasks of an ordered launch add to the same sum.
 #include "cuda/work_lists.h"
 
 #include "tests/support/geometries.h"
 
 #include <algorithm>
+#include <numeric>
+#include <ostream>
 #include <set>
 #include <tuple>
 
 namespace pagegrad::test {
 namespace {
 
+using cuda::BackwardTask;
+using cuda::ForwardTask;
 using cuda::Query;
-using cuda::Task;
 using cuda::WorkLists;
+using cuda::WorkSchedule;
 
-/// Sequence, query, KV head, pool row.
+/// Sequence, query, KV head, slot of the pool.
 using Pair = std::tuple<int32_t, int64_t, int32_t, int64_t>;
 
 struct WorkCase {
     std::string name;
+    bool ordered;
     Geometry geometry;
 };
 
@@ -27,16 +33,31 @@ std::ostream &operator<<(std::ostream &stream, const WorkCase &test) {
 }
 
 std::vector<WorkCase> work_cases() {
+    auto list = geometries();
+    list.emplace_back("window_over_shared_tiles", Geometry({40, 90, 17}, {300, 350, 300})
+                                                      .heads(2, 2)
+                                                      .prefix(18)
+                                                      .window(70, -1)
+                                                      .bottom_right());
+    list.emplace_back("many_tiles", Geometry({600}, {600}).heads(2, 1).bottom_right());
     std::vector<WorkCase> cases;
-    for (const auto &[name, geometry] : geometries()) {
-        cases.push_back({name, geometry});
+    for (const auto &[name, geometry] : list) {
+        cases.push_back({name, true, geometry});
+        cases.push_back({name + "_unordered", false, geometry});
     }
-    cases.push_back({"window_over_shared_tiles", Geometry({40, 90, 17}, {300, 350, 300})
-                                                     .heads(2, 2)
-                                                     .prefix(18)
-                                                     .window(70, -1)
-                                                     .bottom_right()});
     return cases;
+}
+
+/// Calls work(tasks of a launch) for every launch.
+template<typename Task, typename Work>
+void for_each_launch(const cuda::TaskList<Task> &list, const Work &work) {
+    size_t begin = 0;
+    for (const size_t end : list.launch_end) {
+        ASSERT_LT(begin, end);
+        work(std::vector<Task>(list.tasks.begin() + begin, list.tasks.begin() + end));
+        begin = end;
+    }
+    ASSERT_EQ(begin, list.tasks.size());
 }
 
 class WorkListsOf : public testing::TestWithParam<WorkCase> {
@@ -45,10 +66,20 @@ protected:
     const PagedCall call{problem};
     const pagegrad_plan &plan = *call.plan();
 
-    int64_t slot_of(const Task &task, int32_t key) const {
+    WorkSchedule schedule() const {
+        WorkSchedule schedule;
+        schedule.ordered = GetParam().ordered;
+        return schedule;
+    }
+
+    int64_t slot_of(const BackwardTask &task, int32_t key) const {
         const int64_t place = task.first_slot + (key - task.first_key);
         return int64_t{plan.blocks[task.block_begin + place / plan.block_size]} * plan.block_size +
                place % plan.block_size;
+    }
+    int64_t slot_of(const ForwardTask &task, int32_t key) const {
+        return int64_t{plan.table[task.block_begin + key / plan.block_size]} * plan.block_size +
+               key % plan.block_size;
     }
 
     std::vector<Pair> expected_pairs() const {
@@ -71,23 +102,62 @@ protected:
         return pairs;
     }
 
+    /// Adds what a task does with a query, whose name is its sequence and number.
+    void add_pairs(std::vector<Pair> &pairs, const BackwardTask &task, const Query &query,
+                   std::pair<int32_t, int64_t> name) const {
+        const int32_t end = std::min(task.first_key + task.num_keys, query.key_end);
+        for (int32_t key = std::max(task.first_key, query.key_begin); key < end; key++) {
+            pairs.emplace_back(name.first, name.second, task.kv_head, slot_of(task, key));
+        }
+    }
+    void add_pairs(std::vector<Pair> &pairs, const ForwardTask &task, const Query &query,
+                   std::pair<int32_t, int64_t> name) const {
+        const int32_t end = std::min(task.key_end, query.key_end);
+        for (int32_t key = std::max(task.key_begin, query.key_begin); key < end; key++) {
+            pairs.emplace_back(name.first, name.second, task.kv_head, slot_of(task, key));
+        }
+    }
+
+    /// Queries of a task, as indices. Those of a forward task stand there once for every head.
+    static std::vector<int32_t> queries_of(const BackwardTask &task, int) {
+        std::vector<int32_t> queries;
+        for (int32_t at = task.query_begin; at < task.query_end; at++) {
+            queries.push_back(at);
+        }
+        return queries;
+    }
+    static std::vector<int32_t> queries_of(const ForwardTask &task, int group) {
+        std::vector<int32_t> queries;
+        for (int32_t row = task.row_begin; row < task.row_end; row++) {
+            queries.push_back(task.query_begin + row / group);
+        }
+        return queries;
+    }
+
     /// Pairs of all tasks; `name` turns a query into its sequence and number.
-    template<typename Name>
-    std::vector<Pair> pairs_of(const WorkLists &lists, const std::vector<Query> &queries,
+    template<typename Task, typename Name>
+    std::vector<Pair> pairs_of(const std::vector<Task> &tasks, const std::vector<Query> &queries,
                                const Name &name) const {
         std::vector<Pair> pairs;
-        for (const Task &task : lists.tasks) {
-            for (int32_t at = task.query_begin; at < task.query_end; at++) {
-                const auto [sequence, query] = name(queries[at]);
-                for (int32_t key = task.first_key; key < task.first_key + task.num_keys; key++) {
-                    if (key >= queries[at].key_begin && key < queries[at].key_end) {
-                        pairs.emplace_back(sequence, query, task.kv_head, slot_of(task, key));
-                    }
-                }
+        for (const Task &task : tasks) {
+            for (const int32_t at : queries_of(task, plan.group())) {
+                add_pairs(pairs, task, queries[at], name(queries[at]));
             }
         }
         std::sort(pairs.begin(), pairs.end());
         return pairs;
+    }
+
+    template<typename Task>
+    void expect_pairs(const cuda::TaskList<Task> &list, const std::vector<Pair> &expected) const {
+        EXPECT_EQ(pairs_of(list.tasks, list.batched_queries,
+                           [](const Query &query) {
+                               return std::pair<int32_t, int64_t>(query.batch, query.token);
+                           }),
+                  expected);
+        EXPECT_EQ(pairs_of(list.tasks, list.packed_queries,
+                           [&](const Query &query) { return packed_name(query); }),
+                  expected);
     }
 
     std::pair<int32_t, int64_t> packed_name(const Query &query) const {
@@ -103,63 +173,129 @@ protected:
     }
 };
 
-TEST_P(WorkListsOf, hold_every_visible_pair_once) {
-    const WorkLists lists = cuda::make_work_lists(plan);
-    const std::vector<Pair> expected = expected_pairs();
-    EXPECT_EQ(pairs_of(lists, lists.batched_queries,
-                       [](const Query &query) {
-                           return std::pair<int32_t, int64_t>(query.batch, query.token);
-                       }),
-              expected);
-    EXPECT_EQ(pairs_of(lists, lists.packed_queries,
-                       [&](const Query &query) { return packed_name(query); }),
-              expected);
+TEST_P(WorkListsOf, hold_every_visible_pair_once_for_the_backward) {
+    expect_pairs(cuda::make_work_lists(plan, schedule()).backward, expected_pairs());
 }
 
-TEST_P(WorkListsOf, have_tasks_without_idle_queries_or_common_keys) {
-    const WorkLists lists = cuda::make_work_lists(plan);
-    std::set<std::pair<int32_t, int64_t>> seen;
-    for (const Task &task : lists.tasks) {
+TEST_P(WorkListsOf, hold_every_visible_pair_once_for_each_head_of_the_forward) {
+    std::vector<Pair> expected;
+    for (const Pair &pair : expected_pairs()) {
+        expected.insert(expected.end(), plan.group(), pair);
+    }
+    const WorkLists lists = cuda::make_work_lists(plan, schedule());
+    expect_pairs(lists.forward, expected);
+    EXPECT_LE(lists.forward.launch_end.size(), 1U);
+}
+
+TEST_P(WorkListsOf, know_which_keys_all_rows_of_a_forward_task_see) {
+    const WorkLists lists = cuda::make_work_lists(plan, schedule());
+    for (const ForwardTask &task : lists.forward.tasks) {
+        ASSERT_LT(task.key_begin, task.key_end);
+        ASSERT_LE(task.row_end - task.row_begin, 128);
+        for (const int32_t at : queries_of(task, plan.group())) {
+            const Query &query = lists.forward.packed_queries[at];
+            EXPECT_LE(query.key_begin, task.all_begin);
+            EXPECT_GE(query.key_end, task.all_end);
+        }
+    }
+}
+
+TEST_P(WorkListsOf, have_tasks_without_idle_queries) {
+    const WorkLists lists = cuda::make_work_lists(plan, schedule());
+    for (const BackwardTask &task : lists.backward.tasks) {
         ASSERT_GE(task.num_keys, 1);
         ASSERT_LE(task.num_keys, 128);
         ASSERT_LT(task.first_slot, plan.block_size);
         ASSERT_LT(task.query_begin, task.query_end);
         for (int32_t at = task.query_begin; at < task.query_end; at++) {
-            EXPECT_LT(lists.packed_queries[at].key_begin, task.first_key + task.num_keys);
-            EXPECT_GT(lists.packed_queries[at].key_end, task.first_key);
-        }
-        for (int32_t key = task.first_key; key < task.first_key + task.num_keys; key++) {
-            EXPECT_TRUE(seen.emplace(task.kv_head, slot_of(task, key)).second);
+            const Query &query = lists.backward.packed_queries[at];
+            EXPECT_LT(query.key_begin, task.first_key + task.num_keys);
+            EXPECT_GT(query.key_end, task.first_key);
         }
     }
 }
 
+TEST_P(WorkListsOf, never_have_the_same_keys_twice_in_a_launch) {
+    for_each_launch(cuda::make_work_lists(plan, schedule()).backward, [&](const auto &tasks) {
+        std::set<std::pair<int32_t, int64_t>> seen;
+        for (const BackwardTask &task : tasks) {
+            for (int32_t key = task.first_key; key < task.first_key + task.num_keys; key++) {
+                EXPECT_TRUE(seen.emplace(task.kv_head, slot_of(task, key)).second);
+            }
+        }
+    });
+}
+
+TEST_P(WorkListsOf, never_have_the_same_query_twice_in_an_ordered_launch) {
+    const WorkLists lists = cuda::make_work_lists(plan, schedule());
+    if (!GetParam().ordered) {
+        EXPECT_LE(lists.backward.launch_end.size(), 1U);
+        return;
+    }
+    for_each_launch(lists.backward, [&](const auto &tasks) {
+        std::set<std::pair<int32_t, int32_t>> seen;
+        for (const BackwardTask &task : tasks) {
+            for (int32_t at = task.query_begin; at < task.query_end; at++) {
+                EXPECT_TRUE(
+                    seen.emplace(task.kv_head, lists.backward.packed_queries[at].token).second);
+            }
+        }
+    });
+}
+
 TEST_P(WorkListsOf, start_with_the_largest_task_of_a_group) {
-    cuda::WorkSchedule one_group;
-    one_group.group_bytes = std::numeric_limits<int64_t>::max();
-    const std::vector<Task> tasks = cuda::make_work_lists(plan, one_group).tasks;
-    EXPECT_TRUE(std::is_sorted(tasks.begin(), tasks.end(), [](const Task &a, const Task &b) {
-        return a.num_keys * (a.query_end - a.query_begin) >
-               b.num_keys * (b.query_end - b.query_begin);
-    }));
-    EXPECT_EQ(tasks.size(), cuda::make_work_lists(plan).tasks.size());
+    WorkSchedule one_group = schedule();
+    one_group.group_tasks = std::numeric_limits<int32_t>::max();
+    for_each_launch(cuda::make_work_lists(plan, one_group).backward, [](const auto &tasks) {
+        EXPECT_TRUE(std::is_sorted(tasks.begin(), tasks.end(),
+                                   [](const BackwardTask &a, const BackwardTask &b) {
+                                       return a.num_keys * (a.query_end - a.query_begin) >
+                                              b.num_keys * (b.query_end - b.query_begin);
+                                   }));
+    });
 }
 
 INSTANTIATE_TEST_SUITE_P(, WorkListsOf, testing::ValuesIn(work_cases()),
                          [](const auto &info) { return info.param.name; });
 
-TEST(WorkGroups, keep_the_queries_of_a_group_together) {
+TEST(WorkGroups, keep_the_tasks_of_a_member_together) {
     const Problem problem = make_problem(Geometry({256, 256}).dim(64).heads(2, 2).bottom_right());
     const PagedCall call(problem);
-    cuda::WorkSchedule small_groups;
-    small_groups.group_bytes = 1;
-    const std::vector<Task> tasks = cuda::make_work_lists(*call.plan(), small_groups).tasks;
+    WorkSchedule small_groups;
+    small_groups.ordered = false;
+    small_groups.group_tasks = 2;
+    const auto tasks = cuda::make_work_lists(*call.plan(), small_groups).backward.tasks;
     ASSERT_EQ(tasks.size(), 8U);
     for (size_t first = 0; first < tasks.size(); first += 2) {
         EXPECT_EQ(tasks[first].kv_head, tasks[first + 1].kv_head);
         EXPECT_EQ(tasks[first].query_end, tasks[first + 1].query_end);
         EXPECT_LT(tasks[first].first_key, tasks[first + 1].first_key);
     }
+}
+
+/// Enough tasks for a GPU in every launch but the last few, in about as many launches as there are
+/// tiles.
+TEST(WorkLaunches, are_as_few_and_full_as_tiles_allow) {
+    const int32_t tiles = 32;
+    const std::vector<int32_t> length = {tiles * 128};
+    std::vector<int32_t> table(length[0] / 16);
+    std::iota(table.begin(), table.end(), 0);
+    pagegrad_plan_desc desc{};
+    desc.struct_size = sizeof(desc);
+    desc.num_heads = 16;
+    desc.num_kv_heads = 8;
+    desc.head_dim = 64;
+    desc.window_left = desc.window_right = -1;
+    desc.num_sequences = 1;
+    desc.query_length = desc.kv_length = length.data();
+    desc.block_table = table.data();
+    desc.block_table_stride = desc.max_blocks = static_cast<int32_t>(table.size());
+    desc.block_size = 16;
+    desc.num_blocks = static_cast<int64_t>(table.size());
+    const pagegrad_plan plan = make_plan(desc);
+    const auto backward = cuda::make_work_lists(plan).backward;
+    EXPECT_LE(backward.launch_end.size(), tiles + 2U);
+    EXPECT_GE(backward.tasks.size() / backward.launch_end.size(), 200U);
 }
 
 }  // namespace

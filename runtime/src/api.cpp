@@ -63,6 +63,8 @@ pagegrad_execution check_execution(const pagegrad_execution *given) {
             ", expected at least 0");
     require(execution.device == PAGEGRAD_CPU || execution.device == PAGEGRAD_CUDA,
             "execution.device is ", execution.device, ", expected a pagegrad_device");
+    require(execution.unordered == 0 || execution.unordered == 1, "execution.unordered is ",
+            execution.unordered, ", expected 0 or 1");
     require(reinterpret_cast<uintptr_t>(execution.workspace) % 64 == 0, "execution.workspace is ",
             execution.workspace, ", expected an address aligned to 64 bytes");
     return execution;
@@ -164,18 +166,26 @@ pagegrad_status pagegrad_forward_workspace(const pagegrad_plan *plan,
                                            pagegrad_error *error) {
     return report(error, [&] {
         require(bytes != nullptr, "bytes is null, expected a pointer");
-        *bytes = ForwardCall::check(not_null(plan, "plan"), not_null(args, "args"),
-                                    check_cpu_execution(execution, "forward"))
-                     .workspace_size();
+        const pagegrad_execution checked = check_execution(execution);
+        const pagegrad_plan &of = not_null(plan, "plan");
+        const pagegrad_forward_args &with = not_null(args, "args");
+        *bytes = checked.device == PAGEGRAD_CUDA
+                     ? cuda::forward_workspace(of, with, checked)
+                     : ForwardCall::check(of, with, checked).workspace_size();
     });
 }
 
 pagegrad_status pagegrad_forward(const pagegrad_plan *plan, const pagegrad_forward_args *args,
                                  const pagegrad_execution *execution, pagegrad_error *error) {
     return report(error, [&] {
-        const pagegrad_execution checked = check_cpu_execution(execution, "forward");
-        execute(ForwardCall::check(not_null(plan, "plan"), not_null(args, "args"), checked),
-                checked);
+        const pagegrad_execution checked = check_execution(execution);
+        const pagegrad_plan &of = not_null(plan, "plan");
+        const pagegrad_forward_args &with = not_null(args, "args");
+        if (checked.device == PAGEGRAD_CUDA) {
+            cuda::forward(of, with, checked);
+        } else {
+            execute(ForwardCall::check(of, with, checked), checked);
+        }
     });
 }
 

@@ -67,6 +67,7 @@ struct BackwardCall {
 };
 
 /// Checks what every device asks of the arguments.
+QueryLayout check_forward(const pagegrad_plan &plan, const pagegrad_forward_args &args);
 QueryLayout check_backward(const pagegrad_plan &plan, const pagegrad_backward_args &args);
 
 void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegrad_tensor &dense,

@@ -86,6 +86,9 @@ namespace pagegrad {
 /// Throws Failure.
 pagegrad_plan make_plan(const pagegrad_plan_desc &desc);
 
+/// Query tokens, summed over the users of a run, that see a key of it.
+int64_t visible_tokens(const pagegrad_plan &plan, const Run &run);
+
 pagegrad_plan_info describe(const pagegrad_plan &plan);
 
 }  // namespace pagegrad

@@ -1,83 +1,12 @@
 // The backward on a GPU against the double-precision reference, and what must not change it.
-#include "gpu_fixture.h"
-#include "half_problem.h"
-#include "tests/support/geometries.h"
+#include "gpu_cases.h"
 #include "tests/support/invariance.h"
 
-#include <algorithm>
 #include <cmath>
-#include <map>
-#include <ostream>
 #include <thread>
 
 namespace pagegrad::test {
 namespace {
-
-struct GpuCase {
-    std::string name;
-    pagegrad_dtype dtype;
-    Geometry geometry;
-};
-
-std::ostream &operator<<(std::ostream &stream, const GpuCase &test) {
-    return stream << test.name;
-}
-
-using Geometries = std::vector<std::pair<std::string, Geometry>>;
-
-/// The same with the next head_dim that GPUs have.
-Geometries for_gpus(Geometries list) {
-    for (auto &item : list) {
-        item.second.head_dim = std::min((item.second.head_dim + 7) / 8 * 8, 128);
-    }
-    return list;
-}
-
-Geometries gpu_geometries() {
-    Geometries list = for_gpus(geometries());
-    list.emplace_back("block1056",
-                      Geometry({65, 31}, {257, 127}).dim(128).heads(4, 1).block(1056).prefix(0));
-    list.emplace_back(
-        "several_tiles",
-        Geometry({385, 129}, {385, 513}).dim(128).heads(4, 2).block(16).bottom_right());
-    list.emplace_back("several_tiles_window",
-                      Geometry({300, 257}, {500, 257}).dim(64).heads(2, 2).window(100, -1));
-    list.emplace_back("long_prefix", Geometry({33, 65, 17, 1, 40}, {433, 440, 417, 401, 440})
-                                         .dim(64)
-                                         .heads(8, 2)
-                                         .bottom_right()
-                                         .prefix(25));
-    list.emplace_back("nested_prefixes",
-                      Geometry({90, 90, 90}, {280, 280, 280})
-                          .dim(128)
-                          .heads(2, 1)
-                          .block(64)
-                          .bottom_right()
-                          .table({{0, 1, 2, 3, 4}, {0, 1, 2, 5, 6}, {0, 7, 8, 9, 10}}));
-    return list;
-}
-
-std::vector<GpuCase> with_dtypes(const Geometries &geometries) {
-    std::vector<GpuCase> cases;
-    for (const auto &[name, geometry] : geometries) {
-        cases.push_back({name + "__bf16", PAGEGRAD_BFLOAT16, geometry});
-        cases.push_back({name + "__f16", PAGEGRAD_FLOAT16, geometry});
-    }
-    return cases;
-}
-
-const Problem &problem_of(const GpuCase &test) {
-    static std::map<std::string, Problem> problems;
-    auto found = problems.find(test.name);
-    if (found == problems.end()) {
-        found = problems.emplace(test.name, make_half_problem(test.geometry, test.dtype)).first;
-    }
-    return found->second;
-}
-
-std::string name_of(const testing::TestParamInfo<GpuCase> &info) {
-    return info.param.name;
-}
 
 class GpuBackward : public OnGpu<testing::TestWithParam<GpuCase>> {
 protected:
@@ -85,7 +14,13 @@ protected:
         return problem_of(GetParam());
     }
     DeviceCall make_call(const Options &options = {}) const {
-        return {gpu(), problem(), GetParam().dtype, options};
+        return make_call(gpu(), problem(), options);
+    }
+    static DeviceCall make_call(const Gpu &gpu, const Problem &problem,
+                                const Options &options = {}) {
+        DeviceCall call(gpu, problem, GetParam().dtype, options);
+        call.execution.unordered = !GetParam().ordered;
+        return call;
     }
     static void expect_backward(DeviceCall &call) {
         ASSERT_EQ(call.backward(), PAGEGRAD_OK) << call.message();
@@ -105,13 +40,19 @@ TEST_P(GpuBackward, matches_reference) {
     expect_backward(call);
 }
 
-INSTANTIATE_TEST_SUITE_P(, GpuBackward, testing::ValuesIn(with_dtypes(gpu_geometries())), name_of);
+INSTANTIATE_TEST_SUITE_P(, GpuBackward, testing::ValuesIn(with_both_orders(gpu_geometries())),
+                         name_of);
 
 class GpuBackwardVariants : public GpuBackward {
 protected:
     /// Bits of the gradients whose sums have a fixed order.
     static std::vector<std::vector<uint32_t>> ordered_bits(const Results &results) {
-        return {bits_of(results.dk_pool), bits_of(results.dv_pool)};
+        std::vector<std::vector<uint32_t>> bits = {bits_of(results.dk_pool),
+                                                   bits_of(results.dv_pool)};
+        if (GetParam().ordered) {
+            bits.push_back(bits_of(results.dq));
+        }
+        return bits;
     }
 };
 
@@ -121,12 +62,18 @@ TEST_P(GpuBackwardVariants, adds_to_the_pool_gradients) {
     results_with(accumulate);
 }
 
+TEST_P(GpuBackwardVariants, without_lse) {
+    Options without_lse;
+    without_lse.with_lse = false;
+    results_with(without_lse);
+}
+
 TEST_P(GpuBackwardVariants, accepts_infinite_lse_of_either_sign) {
     Problem changed = problem();
     for (double &lse : changed.expected.lse.value) {
         lse = std::isinf(lse) ? -lse : lse;
     }
-    DeviceCall call(gpu(), changed, GetParam().dtype);
+    DeviceCall call = make_call(gpu(), changed);
     expect_backward(call);
 }
 
@@ -189,7 +136,7 @@ TEST_P(GpuBackwardVariants, threads_with_streams_of_their_own_share_a_plan) {
     DeviceCall first = make_call();
     std::thread other([&] {
         const Gpu gpu;
-        DeviceCall second(gpu, problem(), GetParam().dtype);
+        DeviceCall second = make_call(gpu, problem());
         EXPECT_EQ(pagegrad_backward(first.host.plan(), &second.args, &second.execution, nullptr),
                   PAGEGRAD_OK);
         gpu.synchronize();
@@ -200,7 +147,7 @@ TEST_P(GpuBackwardVariants, threads_with_streams_of_their_own_share_a_plan) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, GpuBackwardVariants,
-                         testing::ValuesIn(with_dtypes(for_gpus(invariance_geometries()))),
+                         testing::ValuesIn(with_both_orders(for_gpus(invariance_geometries()))),
                          name_of);
 
 }  // namespace

@@ -91,25 +91,39 @@ void DeviceTensor::download(GuardedTensor &host, const char *name) {
 
 DeviceCall::DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dtype,
                        const Options &options)
-    : host(problem, options), args(host.backward_args), execution(gpu.execution()), gpu(gpu),
-      dtype(dtype), layout(problem.layout), q(query_tensor(host.q)), dout(query_tensor(host.dout)),
+    : host(problem, options), args(host.backward_args), forward_args(host.forward_args),
+      execution(gpu.execution()), gpu(gpu), dtype(dtype), layout(problem.layout),
+      q(query_tensor(host.q)), dout(query_tensor(host.dout)),
       k_pool(pool_tensor(host.k_pool, dtype)), v_pool(pool_tensor(host.v_pool, dtype)),
-      out(query_tensor(host.saved_out)), lse(row_tensor(host.saved_lse)),
+      saved_out(query_tensor(host.saved_out)), saved_lse(row_tensor(host.saved_lse)),
       dlse(row_tensor(host.dlse)) {
-    args.q = q;
+    dq = query_tensor(host.dq);
+    dk_pool = pool_tensor(host.dk_pool, PAGEGRAD_FLOAT32);
+    dv_pool = pool_tensor(host.dv_pool, PAGEGRAD_FLOAT32);
+    out = query_tensor(host.out);
+    lse = row_tensor(host.lse);
+    forward_args.q = args.q = q;
+    forward_args.k_pool = args.k_pool = k_pool;
+    forward_args.v_pool = args.v_pool = v_pool;
+    forward_args.out = out;
     args.dout = dout;
-    args.k_pool = k_pool;
-    args.v_pool = v_pool;
-    args.out = out;
-    args.lse = lse;
+    args.out = saved_out;
+    args.dq = dq;
+    args.dk_pool = dk_pool;
+    args.dv_pool = dv_pool;
+    if (options.with_lse) {
+        forward_args.lse = lse;
+        args.lse = saved_lse;
+    }
     if (!problem.inputs.dlse.empty()) {
         args.dlse = dlse;
     }
     execution.kernel = host.execution.kernel;
-    args.dq = dq = query_tensor(host.dq);
-    args.dk_pool = dk_pool = pool_tensor(host.dk_pool, PAGEGRAD_FLOAT32);
-    args.dv_pool = dv_pool = pool_tensor(host.dv_pool, PAGEGRAD_FLOAT32);
-    make_workspace();
+    std::size_t size = 0;
+    EXPECT_EQ(pagegrad_backward_workspace(host.plan(), &args, &execution, &size, &error),
+              PAGEGRAD_OK)
+        << error.message;
+    make_workspace(size);
 }
 
 DeviceTensor DeviceCall::query_tensor(const GuardedTensor &tensor) const {
@@ -125,11 +139,7 @@ DeviceTensor DeviceCall::pool_tensor(const GuardedTensor &tensor, pagegrad_dtype
     return {gpu, tensor, type, layout};
 }
 
-void DeviceCall::make_workspace() {
-    std::size_t size = 0;
-    EXPECT_EQ(pagegrad_backward_workspace(host.plan(), &args, &execution, &size, &error),
-              PAGEGRAD_OK)
-        << error.message;
+void DeviceCall::make_workspace(std::size_t size) {
     guarded_workspace.resize(size + 2 * workspace_guard);
     fill_with_guards(guarded_workspace);
     workspace = DeviceMemory(gpu, guarded_workspace.data(), guarded_workspace.size());
@@ -137,8 +147,23 @@ void DeviceCall::make_workspace() {
     execution.workspace_size = size;
 }
 
+pagegrad_status DeviceCall::start_forward() {
+    std::size_t size = 0;
+    EXPECT_EQ(pagegrad_forward_workspace(host.plan(), &forward_args, &execution, &size, &error),
+              PAGEGRAD_OK)
+        << error.message;
+    make_workspace(size);
+    return pagegrad_forward(host.plan(), &forward_args, &execution, &error);
+}
+
 pagegrad_status DeviceCall::start() {
     return pagegrad_backward(host.plan(), &args, &execution, &error);
+}
+
+pagegrad_status DeviceCall::forward() {
+    const pagegrad_status status = start_forward();
+    gpu.synchronize();
+    return status;
 }
 
 pagegrad_status DeviceCall::backward() {
@@ -151,6 +176,12 @@ void DeviceCall::download() {
     dq.download(host.dq, "dq");
     dk_pool.download(host.dk_pool, "dk_pool");
     dv_pool.download(host.dv_pool, "dv_pool");
+    out.download(host.out, "out");
+    lse.download(host.lse, "lse");
+    expect_workspace_respected();
+}
+
+void DeviceCall::expect_workspace_respected() {
     workspace.download(guarded_workspace.data(), guarded_workspace.size());
     for (std::size_t at = 0; at < workspace_guard; at++) {
         const std::size_t behind = workspace_guard + execution.workspace_size + at;
@@ -158,6 +189,11 @@ void DeviceCall::download() {
                     guarded_workspace[behind] == guard[behind % 2])
             << "memory around the workspace was written";
     }
+}
+
+void DeviceCall::expect_forward() {
+    download();
+    host.expect_forward();
 }
 
 void DeviceCall::expect_backward() {

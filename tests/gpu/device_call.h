@@ -35,31 +35,36 @@ private:
     DeviceMemory memory;
 };
 
-/// A backward on a GPU. Its arguments may be changed before it runs.
+/// A forward and a backward on a GPU. Their arguments may be changed before they run.
 class DeviceCall {
 public:
     DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dtype,
                const Options &options = {});
 
-    /// Runs and waits.
+    /// Run and wait.
+    pagegrad_status forward();
     pagegrad_status backward();
-    /// Puts the backward on the stream only.
+    /// Put a call on the stream only.
+    pagegrad_status start_forward();
     pagegrad_status start();
     /// Copies the results to `host`, whose checks then apply.
     void download();
+    void expect_forward();
     void expect_backward();
     const char *message() const {
         return error.message;
     }
 
     PagedCall host;
-    DeviceTensor dq, dk_pool, dv_pool;
+    DeviceTensor dq, dk_pool, dv_pool, out, lse;
     pagegrad_backward_args args;
+    pagegrad_forward_args forward_args;
     pagegrad_execution execution;
 
 private:
-    /// Gives the call a workspace of exactly what it asks for.
-    void make_workspace();
+    /// Gives a call a workspace of exactly `size` bytes.
+    void make_workspace(std::size_t size);
+    void expect_workspace_respected();
     DeviceTensor query_tensor(const GuardedTensor &tensor) const;
     DeviceTensor row_tensor(const GuardedTensor &tensor) const;
     DeviceTensor pool_tensor(const GuardedTensor &tensor, pagegrad_dtype dtype) const;
@@ -67,7 +72,7 @@ private:
     const Gpu &gpu;
     const pagegrad_dtype dtype;
     const Layout layout;
-    DeviceTensor q, dout, k_pool, v_pool, out, lse, dlse;
+    DeviceTensor q, dout, k_pool, v_pool, saved_out, saved_lse, dlse;
     DeviceMemory workspace;
     std::vector<unsigned char> guarded_workspace;
     pagegrad_error error{};

@@ -10,6 +10,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace pagegrad::test {
 
@@ -30,9 +31,10 @@ public:
 
     void run() const {
         const std::string operation = entry.operation;
-        if (operation == "backward") {
+        if (operation == "backward" || operation == "forward") {
             for (int64_t task = 0; task < items; task++) {
-                backward(pointer<cuda::Task>("tasks")[task]);
+                operation == "backward" ? backward(pointer<cuda::BackwardTask>("tasks")[task])
+                                        : forward(pointer<cuda::ForwardTask>("tasks")[task]);
             }
             return;
         }
@@ -76,6 +78,9 @@ private:
     float widen(uint16_t bits) const {
         return entry.dtype == PAGEGRAD_BFLOAT16 ? bfloat16_to_float(bits) : half_to_float(bits);
     }
+    uint16_t narrow(float value) const {
+        return entry.dtype == PAGEGRAD_BFLOAT16 ? float_to_bfloat16(value) : float_to_half(value);
+    }
     float dot(const uint16_t *a, const uint16_t *b, int64_t count) const {
         float sum = 0;
         for (int64_t d = 0; d < count; d++) {
@@ -84,7 +89,49 @@ private:
         return sum;
     }
 
-    void backward(const cuda::Task &task) const {
+    int64_t head_dim() const {
+        return entry.head_dim == 0 ? integer("head_dim") : entry.head_dim;
+    }
+
+    void forward(const cuda::ForwardTask &task) const {
+        const auto *queries = pointer<cuda::Query>("queries") + task.query_begin;
+        const int64_t group = integer("group");
+        for (int64_t row = task.row_begin; row < task.row_end; row++) {
+            forward_row(task, queries[row / group], task.kv_head * group + row % group);
+        }
+    }
+
+    void forward_row(const cuda::ForwardTask &task, const cuda::Query &query, int64_t head) const {
+        const auto *q = element<uint16_t>("q", 8, head, query.token, query.batch);
+        std::vector<float> sum(head_dim());
+        float largest = -INFINITY, total = 0;
+        for (int32_t key = std::max(query.key_begin, task.key_begin);
+             key < std::min(query.key_end, task.key_end); key++) {
+            const int64_t block_size = integer("block_size"), slot = key % block_size;
+            const int64_t block = pointer<int32_t>("blocks")[task.block_begin + key / block_size];
+            const auto *v = element<uint16_t>("v_pool", 8, task.kv_head, slot, block);
+            const float score =
+                number("scale_log2") *
+                dot(q, element<uint16_t>("k_pool", 8, task.kv_head, slot, block), head_dim());
+            const float top = std::max(largest, score), rescale = std::exp2(largest - top);
+            const float p = std::exp2(score - top);
+            largest = top;
+            total = total * rescale + p;
+            for (size_t d = 0; d < sum.size(); d++) {
+                sum[d] = sum[d] * rescale + p * widen(v[d]);
+            }
+        }
+        auto *out = element<uint16_t>("out", 2, head, query.token, query.batch);
+        for (size_t d = 0; d < sum.size(); d++) {
+            out[d] = narrow(total > 0 ? sum[d] / total : 0);
+        }
+        pointer<float>(
+            "lse")[head * integer("lse.stride.0") + query.token * integer("lse.stride.1") +
+                   query.batch * integer("lse.stride.2")] =
+            total > 0 ? (largest + std::log2(total)) * static_cast<float>(M_LN2) : -INFINITY;
+    }
+
+    void backward(const cuda::BackwardTask &task) const {
         const auto *queries = pointer<cuda::Query>("queries");
         const int64_t group = integer("group");
         for (int32_t i = task.query_begin; i < task.query_end; i++) {
@@ -94,8 +141,9 @@ private:
         }
     }
 
-    void backward_row(const cuda::Task &task, const cuda::Query &query, int64_t head) const {
-        const int64_t head_dim = entry.head_dim == 0 ? integer("head_dim") : entry.head_dim;
+    void backward_row(const cuda::BackwardTask &task, const cuda::Query &query,
+                      int64_t head) const {
+        const int64_t head_dim = this->head_dim();
         const float scale = number("scale");
         const int64_t row =
             (query.batch * integer("num_tokens") + query.token) * integer("num_heads") + head;
@@ -156,8 +204,7 @@ private:
         for (int64_t d = 0; d < head_dim; d++) {
             const float value =
                 number("scale") * pointer<float>("dq_sum")[row * integer("dq_sum.stride.1") + d];
-            dq[d] =
-                entry.dtype == PAGEGRAD_BFLOAT16 ? float_to_bfloat16(value) : float_to_half(value);
+            dq[d] = narrow(value);
         }
     }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -49,6 +50,8 @@ thread_local std::vector<Context> context_stack;
 std::mutex mutex;                         ///< of all that follows
 std::map<const char *, Memory> memories;  ///< by their first byte
 std::map<std::string, int> calls;
+std::deque<ModuleTag> modules;
+std::deque<FunctionTag> functions;
 FakeLauncher launcher = nullptr;
 
 void count(const char *name) {
@@ -241,11 +244,13 @@ Result cuMemsetD2D32Async(Address to, size_t pitch, uint32_t value, size_t width
 
 Result cuModuleLoadData(Module *module, const void *image) {
     count("cuModuleLoadData");
-    *module = new ModuleTag{image};
+    const std::lock_guard<std::mutex> lock(mutex);
+    *module = &modules.emplace_back(ModuleTag{image});
     return success;
 }
 Result cuModuleGetFunction(Function *function, Module module, const char *name) {
-    *function = new FunctionTag{module, name};
+    const std::lock_guard<std::mutex> lock(mutex);
+    *function = &functions.emplace_back(FunctionTag{module, name});
     return success;
 }
 Result cuFuncSetAttribute(Function, FunctionAttribute, int) {

@@ -21,12 +21,12 @@ struct Rounding {
     }
 };
 
-/// Variances of the gradients, taking roundings for independent.
+/// Variances of the results, taking roundings for independent.
 class Variances {
 public:
     Variances(const Problem &problem, pagegrad_dtype dtype)
-        : in(problem.inputs), expected(problem.expected), rounding(dtype), dq(in.q.size()),
-          dk(in.k_pool.size()), dv(in.v_pool.size()) {
+        : in(problem.inputs), expected(problem.expected), rounding(dtype), out(in.q.size()),
+          dq(in.q.size()), dk(in.k_pool.size()), dv(in.v_pool.size()) {
         std::size_t token = 0;
         for (std::size_t b = 0; b < in.query_length.size(); b++) {
             for (int64_t i = 0; i < in.query_length[b]; i++, token++) {
@@ -59,6 +59,9 @@ private:
             }
             const std::size_t at = key_at(sequence, j, head);
             const double p = std::exp(in.scale * dot(q, &in.k_pool[at]) - expected.lse.value[row]);
+            for (int d = 0; d < D; d++) {
+                out[row * D + d] += rounding.variance(p) * std::pow(in.v_pool[at + d], 2);
+            }
             const double ds = p * (dot(dout, &in.v_pool[at]) - delta);
             // The score gradient has the rounding of the probability and its own.
             const double ds_variance = 2 * rounding.variance(ds);
@@ -71,6 +74,7 @@ private:
             }
         }
         for (int d = 0; d < D; d++) {
+            out[row * D + d] += rounding.variance(expected.out.value[row * D + d]);
             dq[row * D + d] += delta_variance * std::pow(by_delta[d], 2) +
                                rounding.variance(expected.dq.value[row * D + d]);
         }
@@ -92,7 +96,7 @@ private:
     }
 
 public:
-    std::vector<double> dq, dk, dv;
+    std::vector<double> out, dq, dk, dv;
 };
 
 /// Sizes are in units of the tolerance of float32. The variances take every rounding for as large
@@ -127,6 +131,7 @@ Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype) {
     }
     problem = make_problem(std::move(problem.inputs), problem.form, problem.layout);
     const Variances variances(problem, dtype);
+    add_sizes(problem.expected.out, variances.out);
     add_sizes(problem.expected.dq, variances.dq);
     add_sizes(problem.expected.dk_pool, variances.dk);
     add_sizes(problem.expected.dv_pool, variances.dv);

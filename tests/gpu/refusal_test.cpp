@@ -61,10 +61,6 @@ std::vector<GpuRefusal> refusals() {
                     },
                     PAGEGRAD_INVALID_ARGUMENT,
                     {"execution.workspace", "host memory"}});
-    list.push_back({"no_lse",
-                    [](DeviceCall &call) { call.args.lse = {}; },
-                    PAGEGRAD_UNSUPPORTED,
-                    {"lse", "absent"}});
     list.push_back(
         {"misaligned_q",
          [](DeviceCall &call) { call.args.q.data = static_cast<char *>(call.args.q.data) + 2; },
@@ -127,8 +123,6 @@ TEST_F(GpuRefusedCalls, dtypes_without_a_kernel) {
 TEST_F(GpuRefusedCalls, operations_without_a_kernel) {
     DeviceCall call(gpu(), small_problem(), PAGEGRAD_BFLOAT16);
     call.host.execution = call.execution;
-    EXPECT_EQ(call.host.forward(), PAGEGRAD_UNSUPPORTED);
-    expect_parts(call.host.message(), {"CUDA", "forward"});
     EXPECT_EQ(call.host.gather(call.host.k_pool, call.host.k_pool), PAGEGRAD_UNSUPPORTED);
     expect_parts(call.host.message(), {"CUDA", "gather"});
 }

@@ -65,6 +65,7 @@ TEST(PtxExpander, ReturnsValues) {
         contains(expand(call("pack_f16x2", {"%r1", "%r2"})), "cvt.rn.f16x2.f32 %r99, %r2, %r1;"));
     EXPECT_TRUE(contains(expand(call("all_lanes", {"%r1"})), "vote.sync.all.pred"));
     EXPECT_TRUE(contains(expand(call("fast_log2", {"%r1"})), "lg2.approx.ftz.f32 %r99, %r1;"));
+    EXPECT_TRUE(contains(expand(call("fast_max", {"%r1", "%r2"})), "max.f32 %r99, %r1, %r2;"));
 }
 
 TEST(PtxExpander, CombinesLanes) {

@@ -21,7 +21,7 @@
  * (block_table[b][j / block_size], j % block_size). Nothing takes ownership of a pointer, and no
  * pointer is kept after a call returns. A call that fails writes to no output. No call aborts,
  * throws or prints. Results are bitwise the same for any number of threads and any placement of
- * blocks in the pool; on GPUs dk and dv are, while sums into dq have no fixed order.
+ * blocks in the pool, and in every run.
  *
  * GPUs. With execution.device = PAGEGRAD_CUDA all tensors and the workspace are in the memory of
  * one GPU, and work is put on the caller's stream: a call returns before it is done, allocates
@@ -182,6 +182,9 @@ typedef struct pagegrad_execution {
     /** CUstream or cudaStream_t to put the work on, whose context counts; NULL: the default stream
      * of the current context. Not used on CPUs. */
     void *stream;
+    /** 1: sums into dq may come in any order, which is faster on GPUs; then dq differs in its last
+     * bits from run to run. Not used on CPUs, where the order is always fixed. */
+    int32_t unordered;
 } pagegrad_execution;
 
 /**

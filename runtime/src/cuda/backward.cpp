@@ -3,6 +3,7 @@
 #include "../status.h"
 #include "../tensors.h"
 #include "../workspace.h"
+#include "call.h"
 #include "device_kernels.h"
 #include "device_tensors.h"
 #include "execute.h"
@@ -16,16 +17,19 @@ namespace pagegrad::cuda {
 
 namespace {
 
-// Units in which kernels address tensors (lowering/README.md).
-constexpr int vector_bytes = 16, pair_bytes = 8, word_bytes = 4;
-
 /// Memory of a call.
 struct Workspace {
-    float *statistics;  ///< [row][lse in base 2, delta]
-    float *dq;          ///< [row][columns], sums without the scale
+    float *statistics;               ///< [row][lse in base 2, delta]
+    float *dq;                       ///< [row][columns], sums without the scale
+    float *lse = nullptr;            ///< [row], if the caller has none
+    uint16_t *out_of_lse = nullptr;  ///< [row][d], which is computed with it
 
-    Workspace(int64_t rows, int columns, Carver &carver)
+    Workspace(int64_t rows, int head_dim, int columns, bool with_lse, Carver &carver)
         : statistics(carver.take<float>(2 * rows)), dq(carver.take<float>(rows * columns)) {
+        if (with_lse) {
+            lse = carver.take<float>(rows);
+            out_of_lse = carver.take<uint16_t>(rows * head_dim);
+        }
     }
 };
 
@@ -34,12 +38,10 @@ class Backward {
 public:
     Backward(const pagegrad_plan &plan, const pagegrad_backward_args &args,
              const pagegrad_execution &execution, const Place &place)
-        : plan(plan), args(args), place(place), layout(check_backward(plan, args)),
-          rows(layout.rows(plan)), kernel(choose("backward", execution.kernel)),
-          statistics_kernel(choose("row_statistics")), finish_kernel(choose("backward_finish")) {
-        if (!present(args.lse)) {
-            fail(PAGEGRAD_UNSUPPORTED, "lse is absent, expected that of the forward on GPUs");
-        }
+        : plan(plan), args(args), execution(execution), place(place),
+          layout(check_backward(plan, args)), rows(layout.rows(plan)),
+          kernel(choose("backward", execution.kernel)), statistics_kernel(choose("row_statistics")),
+          finish_kernel(choose("backward_finish")) {
         check_tensors();
         constexpr int64_t limit = std::numeric_limits<int32_t>::max();
         if (rows > limit / kernel.columns()) {
@@ -50,17 +52,20 @@ public:
 
     size_t workspace_size() const {
         Carver carver(nullptr);
-        const Workspace sizes(rows, kernel.columns(), carver);
+        carve(carver);
         return carver.size();
     }
 
     void execute(void *memory) const {
-        const DeviceLists &lists = plan.prepared->lists(plan, place);
+        const auto &list = plan.prepared->lists(plan, execution.unordered == 0, place).backward;
         Carver carver(memory);
-        const Workspace workspace(rows, kernel.columns(), carver);
+        const Workspace workspace = carve(carver);
+        if (!present(args.lse)) {
+            compute_lse(workspace);
+        }
         if (args.pool_mode == PAGEGRAD_POOL_OVERWRITE) {
-            zero(args.dk_pool, place.stream);
-            zero(args.dv_pool, place.stream);
+            fill(args.dk_pool, 0, place.stream);
+            fill(args.dv_pool, 0, place.stream);
         }
         if (rows == 0) {
             return;
@@ -68,7 +73,7 @@ public:
         check(driver().fill(workspace.dq, 0, rows * kernel.columns(), place.stream),
               "cuMemsetD32Async");
         launch(statistics_kernel, place, rows, statistics_arguments(workspace));
-        launch(kernel, place, lists.num_tasks, gradient_arguments(workspace, lists));
+        launch_tasks(kernel, place, list, gradient_arguments(workspace, list));
         launch(finish_kernel, place, rows, finish_arguments(workspace));
     }
 
@@ -76,6 +81,30 @@ private:
     const KernelEntry &choose(const char *operation, const char *name = nullptr) const {
         return choose_kernel(operation, static_cast<pagegrad_dtype>(args.q.dtype), plan.head_dim,
                              place.device, name);
+    }
+
+    Workspace carve(Carver &carver) const {
+        return {rows, plan.head_dim, kernel.columns(), !present(args.lse), carver};
+    }
+
+    pagegrad_tensor lse_of(const Workspace &workspace) const {
+        return present(args.lse) ? args.lse : row_tensor(workspace.lse, args.q);
+    }
+
+    void compute_lse(const Workspace &workspace) const {
+        pagegrad_forward_args forward{};
+        forward.struct_size = sizeof(forward);
+        forward.scale = args.scale;
+        forward.q = args.q;
+        forward.k_pool = args.k_pool;
+        forward.v_pool = args.v_pool;
+        forward.out = contiguous_like(args.q, args.q.rank, nullptr);
+        forward.out.data = workspace.out_of_lse;
+        forward.out.dtype = args.q.dtype;
+        forward.lse = lse_of(workspace);
+        pagegrad_execution any_kernel = execution;
+        any_kernel.kernel = nullptr;  // the caller's is one of the backward
+        cuda::forward(plan, forward, any_kernel);
     }
 
     void check_tensors() const {
@@ -103,20 +132,20 @@ private:
     Arguments statistics_arguments(const Workspace &workspace) const {
         Arguments arguments = row_arguments();
         const bool has_dlse = present(args.dlse);
+        const pagegrad_tensor lse = lse_of(workspace);
         add_tensor(arguments, "dout", args.dout, word_bytes);
         add_tensor(arguments, "out", args.out, word_bytes);
-        add_tensor(arguments, "lse", args.lse, word_bytes);
-        add_tensor(arguments, "dlse", has_dlse ? args.dlse : args.lse, word_bytes);
+        add_tensor(arguments, "lse", lse, word_bytes);
+        add_tensor(arguments, "dlse", has_dlse ? args.dlse : lse, word_bytes);
         arguments.integer("has_dlse", has_dlse).pointer("statistics", workspace.statistics);
         return arguments;
     }
 
-    Arguments gradient_arguments(const Workspace &workspace, const DeviceLists &lists) const {
+    Arguments gradient_arguments(const Workspace &workspace,
+                                 const DeviceTaskList<BackwardTask> &list) const {
         Arguments arguments;
-        arguments.pointer("tasks", lists.tasks)
-            .pointer("queries", layout.batched ? lists.batched_queries : lists.packed_queries)
-            .pointer("blocks", lists.blocks)
-            .pointer("statistics", workspace.statistics)
+        add_list(arguments, list, layout);
+        arguments.pointer("statistics", workspace.statistics)
             .pointer("dq", workspace.dq)
             .integer("block_size", plan.block_size)
             .integer("group", plan.group())
@@ -145,54 +174,23 @@ private:
 
     const pagegrad_plan &plan;
     const pagegrad_backward_args &args;
+    const pagegrad_execution &execution;
     const Place &place;
     const QueryLayout layout;
     const int64_t rows;
     const KernelEntry &kernel, &statistics_kernel, &finish_kernel;
 };
 
-void check_workspace(const pagegrad_execution &execution, size_t size, const Place &place) {
-    if (size == 0) {
-        return;
-    }
-    require(execution.workspace != nullptr, "execution.workspace is null, expected ", size,
-            " bytes of GPU memory");
-    if (execution.workspace_size < size) {
-        fail(PAGEGRAD_WORKSPACE_TOO_SMALL, "execution.workspace_size is ", execution.workspace_size,
-             ", expected at least ", size, " bytes");
-    }
-    check_device_memory("execution.workspace", execution.workspace, place);
-}
-
 }  // namespace
 
 size_t backward_workspace(const pagegrad_plan &plan, const pagegrad_backward_args &args,
                           const pagegrad_execution &execution) {
-    const Place place = Place::of(execution.stream);
-    const CurrentContext current(place.context);
-    return Backward(plan, args, execution, place).workspace_size();
+    return workspace_of<Backward>(plan, args, execution);
 }
 
 void backward(const pagegrad_plan &plan, const pagegrad_backward_args &args,
               const pagegrad_execution &execution) {
-    const Place place = Place::of(execution.stream);
-    const CurrentContext current(place.context);
-    const Backward call(plan, args, execution, place);
-    check_workspace(execution, call.workspace_size(), place);
-    call.execute(execution.workspace);
-}
-
-void prepare(const pagegrad_plan &plan, const pagegrad_execution &execution) {
-    const Place place = Place::of(execution.stream);
-    const CurrentContext current(place.context);
-    plan.prepared->lists(plan, place);
-}
-
-const char *chosen_kernel(const pagegrad_plan &plan, const char *operation, pagegrad_dtype dtype,
-                          const pagegrad_execution &execution) {
-    const Place place = Place::of(execution.stream);
-    return choose_kernel(operation, dtype, plan.head_dim, place.device, execution.kernel)
-        .kernel->name;
+    run<Backward>(plan, args, execution);
 }
 
 }  // namespace pagegrad::cuda

@@ -133,17 +133,23 @@ Arguments &Arguments::integer(const std::string &name, int64_t value) {
         value > std::numeric_limits<int32_t>::max()) {
         fail(PAGEGRAD_UNSUPPORTED, name, " is ", value, ", expected 32 bits on GPUs");
     }
-    return add(name, 4, static_cast<uint32_t>(value));
+    return set(name, 4, static_cast<uint32_t>(value));
 }
 
 Arguments &Arguments::number(const std::string &name, float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));
-    return add(name, 4, bits);
+    return set(name, 4, bits);
 }
 
-Arguments &Arguments::add(const std::string &name, int bytes, uint64_t value) {
-    list.push_back({name, bytes, value});
+Arguments &Arguments::set(const std::string &name, int bytes, uint64_t value) {
+    const auto found = std::find_if(list.begin(), list.end(),
+                                    [&](const Argument &item) { return item.name == name; });
+    if (found == list.end()) {
+        list.push_back({name, bytes, value});
+    } else {
+        *found = {name, bytes, value};
+    }
     return *this;
 }
 

@@ -45,11 +45,11 @@ const KernelEntry &choose_kernel(const std::string &operation, pagegrad_dtype dt
 /// each context, here or at their first launch.
 void load_kernels(int head_dim, const Place &place);
 
-/// Arguments by name. Kernels pick those that they use.
+/// Arguments by name, of which the last value given counts. Kernels pick those that they use.
 class Arguments {
 public:
     Arguments &pointer(const std::string &name, const void *value) {
-        return add(name, 8, reinterpret_cast<uintptr_t>(value));
+        return set(name, 8, reinterpret_cast<uintptr_t>(value));
     }
     Arguments &integer(const std::string &name, int64_t value);
     Arguments &number(const std::string &name, float value);
@@ -63,7 +63,7 @@ public:
     const Argument *find(const char *name) const;
 
 private:
-    Arguments &add(const std::string &name, int bytes, uint64_t value);
+    Arguments &set(const std::string &name, int bytes, uint64_t value);
 
     std::vector<Argument> list;
 };

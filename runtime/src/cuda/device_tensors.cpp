@@ -11,14 +11,19 @@ namespace pagegrad::cuda {
 
 namespace {
 
-/// Extents of a tensor from the smallest stride to the largest, those that lie without gaps as one.
+constexpr int64_t word_bytes = sizeof(uint32_t);
+
+/// Extents of a tensor in words of 32 bits, from the smallest stride to the largest; those that lie
+/// without gaps as one.
 std::vector<Extent> merged_extents(const pagegrad_tensor &tensor) {
+    const int64_t words = word_bytes / element_size(tensor.dtype);
     std::vector<Extent> extents;
-    for (int dim = 0; dim < tensor.rank; dim++) {
+    for (int dim = 0; dim + 1 < tensor.rank; dim++) {
         if (tensor.shape[dim] > 1) {
-            extents.push_back({tensor.shape[dim], tensor.stride[dim]});
+            extents.push_back({tensor.shape[dim], tensor.stride[dim] / words});
         }
     }
+    extents.push_back({tensor.shape[tensor.rank - 1] / words, 1});
     std::sort(extents.begin(), extents.end(),
               [](const Extent &a, const Extent &b) { return a.stride < b.stride; });
     std::vector<Extent> merged = {{1, 1}};
@@ -33,18 +38,19 @@ std::vector<Extent> merged_extents(const pagegrad_tensor &tensor) {
     return merged;
 }
 
-/// Zeroes the `levels` innermost extents.
-void zero(float *data, const std::vector<Extent> &extents, size_t levels, Stream stream) {
+/// Fills the `levels` innermost extents.
+void fill(uint32_t *data, const std::vector<Extent> &extents, size_t levels, uint32_t value,
+          Stream stream) {
     if (levels == 1) {
-        check(driver().fill(data, 0, extents[0].size, stream), "cuMemsetD32Async");
+        check(driver().fill(data, value, extents[0].size, stream), "cuMemsetD32Async");
     } else if (levels == 2) {
-        check(driver().fill_2d(data, extents[1].stride * sizeof(float), 0, extents[0].size,
+        check(driver().fill_2d(data, extents[1].stride * word_bytes, value, extents[0].size,
                                extents[1].size, stream),
               "cuMemsetD2D32Async");
     } else {
         const Extent &outer = extents[levels - 1];
         for (int64_t i = 0; i < outer.size; i++) {
-            zero(data + i * outer.stride, extents, levels - 1, stream);
+            fill(data + i * outer.stride, extents, levels - 1, value, stream);
         }
     }
 }
@@ -104,10 +110,10 @@ void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_te
     }
 }
 
-void zero(const pagegrad_tensor &tensor, Stream stream) {
+void fill(const pagegrad_tensor &tensor, uint32_t value, Stream stream) {
     if (!empty(tensor)) {
         const std::vector<Extent> extents = merged_extents(tensor);
-        zero(static_cast<float *>(tensor.data), extents, extents.size(), stream);
+        fill(static_cast<uint32_t *>(tensor.data), extents, extents.size(), value, stream);
     }
 }
 

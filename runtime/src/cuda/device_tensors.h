@@ -1,4 +1,4 @@
-/// Tensors in the memory of a GPU: checks, their form as kernel arguments, and zeroing.
+/// Tensors in the memory of a GPU: checks, their form as kernel arguments, and filling.
 #pragma once
 
 #include "device_kernels.h"
@@ -22,7 +22,8 @@ void check_device_tensor(const std::string &name, const pagegrad_tensor &tensor,
 void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_tensor &tensor,
                 int unit_bytes);
 
-/// Sets all elements of a float32 tensor to zero, on the stream.
-void zero(const pagegrad_tensor &tensor, Stream stream);
+/// Sets the elements of a tensor to the bits of `value`, on the stream; those of 16-bit tensors two
+/// by two.
+void fill(const pagegrad_tensor &tensor, uint32_t value, Stream stream);
 
 }  // namespace pagegrad::cuda

@@ -7,12 +7,16 @@
 
 namespace pagegrad::cuda {
 
-/// Bytes of GPU memory that `backward` needs as its workspace.
+/// Bytes of GPU memory that a call needs as its workspace.
+size_t forward_workspace(const pagegrad_plan &plan, const pagegrad_forward_args &args,
+                         const pagegrad_execution &execution);
 size_t backward_workspace(const pagegrad_plan &plan, const pagegrad_backward_args &args,
                           const pagegrad_execution &execution);
 
-/// Puts the backward on the caller's stream. Allocates nothing and waits for nothing once the plan
-/// is prepared.
+/// Puts a call on the caller's stream. Allocates nothing and waits for nothing once the plan is
+/// prepared.
+void forward(const pagegrad_plan &plan, const pagegrad_forward_args &args,
+             const pagegrad_execution &execution);
 void backward(const pagegrad_plan &plan, const pagegrad_backward_args &args,
               const pagegrad_execution &execution);
 

@@ -8,28 +8,43 @@ namespace pagegrad::cuda {
 
 namespace {
 
-template<typename T>
-T *take_for(Carver &carver, const std::vector<T> &list) {
-    return carver.take<T>(static_cast<int64_t>(list.size()));
-}
-
-DeviceLists carve(const WorkLists &lists, const pagegrad_plan &plan, Carver &carver) {
-    DeviceLists pieces;
-    pieces.num_tasks = static_cast<int64_t>(lists.tasks.size());
-    pieces.tasks = take_for(carver, lists.tasks);
-    pieces.packed_queries = take_for(carver, lists.packed_queries);
-    pieces.batched_queries = take_for(carver, lists.batched_queries);
-    pieces.blocks = take_for(carver, plan.blocks);
-    return pieces;
-}
-
-template<typename T>
-void copy_list(T *to, const std::vector<T> &from, Stream stream) {
-    if (!from.empty()) {
-        check(driver().copy_to_device(to, from.data(), from.size() * sizeof(T), stream),
-              "copying the plan to the GPU");
+/// Work lists and the memory that they are copied to, piece by piece. Without memory it only
+/// counts.
+class ListCopier {
+public:
+    ListCopier(void *memory, Stream stream)
+        : carver(memory), copies(memory != nullptr), stream(stream) {
     }
-}
+
+    DeviceLists copy(const WorkLists &lists, const pagegrad_plan &plan) {
+        return {copy(lists.backward, plan.blocks), copy(lists.forward, plan.table),
+                lists.has_blind_queries};
+    }
+    size_t size() const {
+        return carver.size();
+    }
+
+private:
+    template<typename Task>
+    DeviceTaskList<Task> copy(const TaskList<Task> &list, const std::vector<int32_t> &blocks) {
+        return {list.launch_end, copy(list.tasks), copy(list.packed_queries),
+                copy(list.batched_queries), copy(blocks)};
+    }
+
+    template<typename T>
+    T *copy(const std::vector<T> &list) {
+        T *to = carver.take<T>(static_cast<int64_t>(list.size()));
+        if (copies && !list.empty()) {
+            check(driver().copy_to_device(to, list.data(), list.size() * sizeof(T), stream),
+                  "copying the plan to the GPU");
+        }
+        return to;
+    }
+
+    Carver carver;
+    const bool copies;
+    const Stream stream;
+};
 
 }  // namespace
 
@@ -43,38 +58,37 @@ PreparedPlan::~PreparedPlan() {
     }
 }
 
-const DeviceLists &PreparedPlan::lists(const pagegrad_plan &plan, const Place &place) {
+const DeviceLists &PreparedPlan::lists(const pagegrad_plan &plan, bool ordered,
+                                       const Place &place) {
     const std::lock_guard<std::mutex> lock(mutex);
-    auto found = copies.find(place.context_id);
+    const std::pair key(place.context_id, ordered);
+    auto found = copies.find(key);
     if (found == copies.end()) {
-        found = copies.emplace(place.context_id, copy(plan, place)).first;
+        found = copies.emplace(key, copy(plan, ordered, place)).first;
     }
     return found->second.lists;
 }
 
-PreparedPlan::Copy PreparedPlan::copy(const pagegrad_plan &plan, const Place &place) {
+PreparedPlan::Copy PreparedPlan::copy(const pagegrad_plan &plan, bool ordered, const Place &place) {
     CaptureStatus capturing = CaptureStatus::none;
     check(driver().stream_capture_status(place.stream, &capturing), "cuStreamIsCapturing");
     require(capturing == CaptureStatus::none,
             "execution.stream is being captured, expected a call of pagegrad_plan_prepare before");
     load_kernels(plan.head_dim, place);
 
-    const WorkLists lists = make_work_lists(plan);
-    Carver counter(nullptr);
-    carve(lists, plan, counter);
+    WorkSchedule schedule;
+    schedule.ordered = ordered;
+    const WorkLists lists = make_work_lists(plan, schedule);
+    ListCopier counter(nullptr, place.stream);
+    counter.copy(lists, plan);
     Copy copy;
     copy.context = place.context;
-    if (lists.tasks.empty()) {
+    if (counter.size() == 0) {
         return copy;
     }
     check(driver().allocate(&copy.memory, counter.size()), "memory for the plan on the GPU");
-    Carver carver(copy.memory);
-    copy.lists = carve(lists, plan, carver);
     try {
-        copy_list(copy.lists.tasks, lists.tasks, place.stream);
-        copy_list(copy.lists.packed_queries, lists.packed_queries, place.stream);
-        copy_list(copy.lists.batched_queries, lists.batched_queries, place.stream);
-        copy_list(copy.lists.blocks, plan.blocks, place.stream);
+        copy.lists = ListCopier(copy.memory, place.stream).copy(lists, plan);
         check(driver().synchronize_stream(place.stream), "cuStreamSynchronize");
     } catch (...) {
         driver().free(copy.memory);

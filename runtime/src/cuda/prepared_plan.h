@@ -7,15 +7,25 @@
 
 #include <map>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 namespace pagegrad::cuda {
 
-/// Work lists in the memory of a GPU.
-struct DeviceLists {
-    int64_t num_tasks = 0;
+/// A list of tasks in the memory of a GPU.
+template<typename Task>
+struct DeviceTaskList {
+    std::vector<size_t> launch_end;  ///< on the host
     Task *tasks = nullptr;
     Query *packed_queries = nullptr, *batched_queries = nullptr;
-    int32_t *blocks = nullptr;
+    int32_t *blocks = nullptr;  ///< that tasks read
+};
+
+/// Work lists in the memory of a GPU.
+struct DeviceLists {
+    DeviceTaskList<BackwardTask> backward;
+    DeviceTaskList<ForwardTask> forward;
+    bool has_blind_queries = false;
 };
 
 /// The copies of one plan. Freed with it.
@@ -25,9 +35,10 @@ public:
     PreparedPlan(const PreparedPlan &) = delete;
     ~PreparedPlan();
 
-    /// The lists in the context of `place`. The first call for a context loads the kernels, copies
-    /// the lists and waits for the copy, and so fails while the stream is being captured.
-    const DeviceLists &lists(const pagegrad_plan &plan, const Place &place);
+    /// The lists in the context of `place`, with sums in a fixed order or not. The first call for a
+    /// context loads the kernels, copies the lists and waits for the copy, and so fails while the
+    /// stream is being captured.
+    const DeviceLists &lists(const pagegrad_plan &plan, bool ordered, const Place &place);
 
 private:
     struct Copy {
@@ -35,10 +46,10 @@ private:
         Address memory = nullptr;
         DeviceLists lists;
     };
-    static Copy copy(const pagegrad_plan &plan, const Place &place);
+    static Copy copy(const pagegrad_plan &plan, bool ordered, const Place &place);
 
     std::mutex mutex;
-    std::map<uint64_t, Copy> copies;  ///< by the id of the context
+    std::map<std::pair<unsigned long long, bool>, Copy> copies;  ///< by context id and order
 };
 
 }  // namespace pagegrad::cuda
