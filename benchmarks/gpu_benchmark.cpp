@@ -1,9 +1,10 @@
-/// Speed of the backward on a GPU, timed by the GPU's own events.
+/// Speed of forward and backward on a GPU, timed by the GPU's own events.
 ///
 ///     gpu_benchmark [part of a geometry's name] [repetitions]
 ///
-/// A call is all that pagegrad_backward puts on the stream: zeroing, row statistics, gradients and
-/// the conversion of dq. TFLOP/s count 5 products of 2 D operations over visible pairs.
+/// A call is all that it puts on the stream; for the backward that is zeroing, row statistics,
+/// gradients and the conversion of dq. TFLOP/s count products of 2 D operations over visible pairs:
+/// 5 in the backward, 2 in the forward.
 #include "block_table.h"
 #include "pagegrad/pagegrad.hpp"
 #include "tools/gpu.h"
@@ -116,11 +117,16 @@ public:
         make_workspace();
     }
 
-    void run() {
+    void run_forward() {
+        forward(*plan, inputs.q, kv, inputs.out, inputs.lse, execution);
+    }
+    void run_backward(bool ordered) {
+        execution.unordered = !ordered;
         backward(*plan, inputs, kv, gradients, execution);
     }
+    /// Operations of one product over all visible pairs.
     double flops() const {
-        return 5 * 2.0 * static_cast<double>(plan->info().visible_pairs) * config.num_heads *
+        return 2.0 * static_cast<double>(plan->info().visible_pairs) * config.num_heads *
                config.head_dim;
     }
     size_t workspace_bytes() const {
@@ -174,25 +180,34 @@ private:
     void *begin = nullptr, *end = nullptr;
 };
 
-void measure(const Gpu &gpu, const Timer &timer, const Geometry &geometry, int repetitions) {
+/// Median milliseconds of a call.
+template<typename Call>
+float measure(const Timer &timer, int repetitions, const Call &call) {
     constexpr int calls = 10;  // enough to keep the stream busy
-    Batch batch(gpu, geometry);
     const auto run = [&] {
         for (int i = 0; i < calls; i++) {
-            batch.run();
+            call();
         }
     };
     timer.milliseconds(run);
-    std::vector<float> times;
-    for (int i = 0; i < repetitions; i++) {
-        times.push_back(timer.milliseconds(run) / calls);
-    }
+    std::vector<float> times(repetitions);
+    std::generate(times.begin(), times.end(), [&] { return timer.milliseconds(run) / calls; });
     std::sort(times.begin(), times.end());
-    const float median = times[times.size() / 2];
-    std::printf("%-28s %9.3f %9.3f %9.1f %9.1f\n", geometry.name.c_str(), median, times.front(),
-                batch.flops() / median * 1e-9,
-                static_cast<double>(batch.workspace_bytes()) / (1 << 20));
-    std::fflush(stdout);
+    return times[times.size() / 2];
+}
+
+void report(const Gpu &gpu, const Timer &timer, const Geometry &geometry, int repetitions) {
+    Batch batch(gpu, geometry);
+    std::printf("%-28s", geometry.name.c_str());
+    const auto print = [&](float time, int products) {
+        std::printf(" %9.3f %7.1f", time, products * batch.flops() / time * 1e-9);
+        std::fflush(stdout);
+    };
+    print(measure(timer, repetitions, [&] { batch.run_forward(); }), 2);
+    for (const bool ordered : {true, false}) {
+        print(measure(timer, repetitions, [&] { batch.run_backward(ordered); }), 5);
+    }
+    std::printf(" %9.1f\n", static_cast<double>(batch.workspace_bytes()) / (1 << 20));
 }
 
 int run(int argc, char **argv) {
@@ -200,11 +215,11 @@ int run(int argc, char **argv) {
     const int repetitions = argc > 2 ? std::max(1, std::atoi(argv[2])) : 9;
     const Gpu gpu;
     const Timer timer(gpu);
-    std::printf("%-28s %9s %9s %9s %9s\n", "bf16, H32/8, block 16", "median ms", "min ms",
-                "TFLOP/s", "ws MiB");
+    std::printf("bf16, H32/8, block 16: median ms, TFLOP/s\n%-28s %17s %17s %17s %9s\n", "",
+                "forward", "backward", "unordered", "ws MiB");
     for (const Geometry &geometry : geometries()) {
         if (geometry.name.find(part) != std::string::npos) {
-            measure(gpu, timer, geometry, repetitions);
+            report(gpu, timer, geometry, repetitions);
         }
     }
     return 0;
