@@ -47,6 +47,12 @@ inline Expr log2_instruction(const Expr &x) {
                                         Halide::Internal::Call::PureExtern);
 }
 
+/// max(a, b) as one instruction of GPUs: LLVM makes two of Halide's where it chains them.
+inline Expr max_instruction(const Expr &a, const Expr &b) {
+    return Halide::Internal::Call::make(Halide::Float(32), "fast_max", {a, b},
+                                        Halide::Internal::Call::PureExtern);
+}
+
 /// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e), and the
 /// scores are multiplied by it here: where they still lack their scale, it comes with that.
 inline Expr probability(const Expr &score, const Expr &lse_log2, const Expr &scale_log2 = log2_e,

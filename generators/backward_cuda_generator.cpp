@@ -81,7 +81,7 @@ public:
         const auto exists = [&](const Expr &row) { return packed(row) < num_rows; };
         const auto entry =
             block.early_records("entry", entry_fields, [&](const Expr &field, const Expr &row) {
-                const Expr entry = task.query_begin + packed(row) / group;
+                const Expr entry = min(task.query_begin + packed(row) / group, task.query_end - 1);
                 return value_or_zero(queries(field, inside(entry, queries.dim(1))), exists(row));
             });
         const auto head = block.early_rows(

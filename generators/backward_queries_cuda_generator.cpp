@@ -17,6 +17,10 @@ public:
     GeneratorParam<Type> element{"element", BFloat(16)};      // of q, dout, dq and the pools
     GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
 
+    GeneratorParam<int> streamed_rows{"streamed_rows",
+                                      CudaSchedules().backward_queries.streamed_rows};
+    GeneratorParam<int> warps{"warps", CudaSchedules().backward_queries.warps};
+
     // Indices innermost first. The caller owns everything. A chunk is 8 elements, a word 2.
     Input<Buffer<int32_t, 2>> tasks{"tasks"};          // field, task
     Input<Buffer<int32_t, 2>> queries{"queries"};      // field, entry
@@ -37,7 +41,7 @@ public:
     Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
 
     void generate() {
-        const TileSchedule tiles = CudaSchedules().backward_queries;
+        const TileSchedule tiles{streamed_rows, 16 * warps, warps};
         kernel = std::make_unique<TileKernel>(tiles, element);
         TileKernel &block = *kernel;
         const PaddedHead head_columns(fixed_head_dim, head_dim);

@@ -16,6 +16,9 @@ public:
     GeneratorParam<Type> element{"element", BFloat(16)};      // of q, out and the pools
     GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
 
+    GeneratorParam<int> streamed_rows{"streamed_rows", CudaSchedules().forward.streamed_rows};
+    GeneratorParam<int> warps{"warps", CudaSchedules().forward.warps};
+
     // Indices innermost first. The caller owns everything. A chunk is 8 elements, a word 2.
     Input<Buffer<int32_t, 2>> tasks{"tasks"};        // field, task
     Input<Buffer<int32_t, 2>> queries{"queries"};    // field, entry
@@ -32,7 +35,7 @@ public:
     Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
 
     void generate() {
-        const TileSchedule tiles = CudaSchedules().forward;
+        const TileSchedule tiles{streamed_rows, 16 * warps, warps};
         kernel = std::make_unique<TileKernel>(tiles, element);
         TileKernel &block = *kernel;
         const PaddedHead head_columns(fixed_head_dim, head_dim);
@@ -51,9 +54,10 @@ public:
         const RowVector top = S.map_rows([&](const Row &row) {
             Expr of_tile = hidden;
             for (const Element &s : row.elements) {
-                of_tile = max(of_tile, select(true_if(unmasked, rows.sees(s)), score(s), hidden));
+                of_tile = max_instruction(
+                    of_tile, select(true_if(unmasked, rows.sees(s)), score(s), hidden));
             }
-            return max(largest(row), row_max(of_tile));
+            return max_instruction(largest(row), row_max(of_tile));
         });
         const RowVector rescale =
             S.map_rows([&](const Row &row) { return exp2_instruction(largest(row) - top(row)); });

@@ -23,6 +23,11 @@ public:
           first_key(task.key_begin + block.step * tiles.streamed_rows) {
         block.set_steps((task.key_end - task.key_begin + tiles.streamed_rows - 1) /
                         tiles.streamed_rows);
+        // The range of keys that a row sees stays in registers.
+        key_begin =
+            block.resident_rows([&](const Expr &row) { return entry(entry_key_begin, row); });
+        key_end = block.resident_rows(
+            [&](const Expr &row) { return min(entry(entry_key_end, row), task.key_end); });
         pool_block = block.early_records("pool_block", 1, [&](const Expr &, const Expr &row) {
             return blocks(inside(task.block_begin + key(row) / block_size, blocks.dim(0)));
         });
@@ -71,18 +76,17 @@ public:
 
     /// Whether the row of an element, a query, sees its column, a key.
     Expr sees(const Element &s) const {
-        return visible(first_key + s.column, entry(entry_key_begin, s.row),
-                       min(entry(entry_key_end, s.row), task.key_end));
-    }
-
-    /// Field of the entry of a row.
-    Expr entry(int field, const Expr &row) const {
-        return queries(field, inside(task.query_begin + packed(row) / group, queries.dim(1)));
+        return visible(first_key + s.column, key_begin(s), key_end(s));
     }
 
 private:
     static Expr true_expr() {
         return Halide::Internal::const_true();
+    }
+
+    /// Field of the entry of a row.
+    Expr entry(int field, const Expr &row) const {
+        return queries(field, inside(task.query_begin + packed(row) / group, queries.dim(1)));
     }
 
     Expr packed(const Expr &row) const {
@@ -100,6 +104,7 @@ private:
     Blocks &blocks;
     const ForwardTask task;
     const Expr group, first_key;
+    RowVector key_begin, key_end;
     TileKernel::RecordSource pool_block;
     TileKernel::RowSource pool_slot;
 };

@@ -256,6 +256,11 @@ std::string fast_log2(Output &, const Call &c) {
     return line("lg2.approx.ftz.f32 $, $;", c.destination(), c.scalar(0));
 }
 
+/// fast_max(a, b)
+std::string fast_max(Output &, const Call &c) {
+    return line("max.f32 $, $, $;", c.destination(), c.scalar(0), c.scalar(1));
+}
+
 /// Combines the values of `lanes` neighbouring lanes, for all of them.
 std::string combine_lanes(const Call &c, const char *operation, int lanes) {
     std::string text = line("{ .reg .f32 %other; mov.b32 $, $;", c.destination(), c.scalar(0));
@@ -543,6 +548,7 @@ const std::map<std::string, Entry> instruction_table = {
     {"fast_exp2", {fast_exp2, Returns::value}},
     {"all_lanes", {all_lanes, Returns::value}},
     {"fast_log2", {fast_log2, Returns::value}},
+    {"fast_max", {fast_max, Returns::value}},
     {"half_warp_sum", {half_warp_sum, Returns::value}},
     {"quad_sum", {quad_sum, Returns::value}},
     {"quad_max", {quad_max, Returns::value}},

@@ -226,7 +226,7 @@ Tile TileKernel::exchange(const std::string &name, const Fragment &fragment) {
     Tile exchanged{Func(name), fragment.rows, fragment.columns, true, block_step()};
     exchanged.storage(concat({word, chunk, row, panel}, exchanged.place)) = undef<uint32_t>();
     // A scatter over the groups of 8 columns: a thread names its registers by constants.
-    RDom group(0, fragment.columns / 8, "group");
+    RDom group(0, fragment.columns / 8, "column_group");
     Expr holder = row % 8 * 4 + word, half = row / 8 % 2;
     exchanged.storage(concat({word, place_of_chunk(group, row), row, group / 8}, exchanged.place)) =
         packed(fragment, half * 2, group, concat({holder, row / 16}, exchanged.place));

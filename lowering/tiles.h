@@ -83,7 +83,7 @@ private:
     Func values{"fragment"};       ///< (slot, group, place...)
     Func ready{"ready"};           ///< (place...): token of the wait before the values are computed
     std::vector<Func> conditions;  ///< (place...): what decides between versions of the map
-    Var slot{"slot"}, group{"group"};
+    Var slot{"register_slot"}, group{"column_group"};
     int rows = 0, columns = 0;
     std::vector<Expr> place;  ///< lane, warp, step and thread block
 };
@@ -102,7 +102,7 @@ private:
     Func values{"rows"};  ///< (half, place...)
     Func ready{"ready"};  ///< (place...): token of the wait before the values are computed
     std::vector<Func> conditions;
-    Var half{"half"};
+    Var half{"row_half"};
     std::vector<Expr> place;
 };
 
