@@ -135,6 +135,7 @@ public:
 
 private:
     void make_workspace() {
+        execution.unordered = 1;  // which needs more
         execution.workspace_size = backward_workspace(*plan, inputs, kv, gradients, execution);
         memory.emplace_back(gpu, execution.workspace_size);
         execution.workspace = memory.back().data();

@@ -1,11 +1,9 @@
-// The work lists of GPUs: every pair of a query and a key that it sees stands in exactly one task,
-// and no two tasks of an ordered launch add to the same sum.
+// The work lists of GPUs: every pair of a query and a key that it sees stands in exactly one task.
 #include "cuda/work_lists.h"
 
 #include "tests/support/geometries.h"
 
 #include <algorithm>
-#include <numeric>
 #include <ostream>
 #include <set>
 #include <tuple>
@@ -13,9 +11,9 @@
 namespace pagegrad::test {
 namespace {
 
-using cuda::BackwardTask;
-using cuda::ForwardTask;
+using cuda::KeyTask;
 using cuda::Query;
+using cuda::QueryTask;
 using cuda::WorkLists;
 using cuda::WorkSchedule;
 
@@ -24,7 +22,6 @@ using Pair = std::tuple<int32_t, int64_t, int32_t, int64_t>;
 
 struct WorkCase {
     std::string name;
-    bool ordered;
     Geometry geometry;
 };
 
@@ -42,22 +39,9 @@ std::vector<WorkCase> work_cases() {
     list.emplace_back("many_tiles", Geometry({600}, {600}).heads(2, 1).bottom_right());
     std::vector<WorkCase> cases;
     for (const auto &[name, geometry] : list) {
-        cases.push_back({name, true, geometry});
-        cases.push_back({name + "_unordered", false, geometry});
+        cases.push_back({name, geometry});
     }
     return cases;
-}
-
-/// Calls work(tasks of a launch) for every launch.
-template<typename Task, typename Work>
-void for_each_launch(const cuda::TaskList<Task> &list, const Work &work) {
-    size_t begin = 0;
-    for (const size_t end : list.launch_end) {
-        ASSERT_LT(begin, end);
-        work(std::vector<Task>(list.tasks.begin() + begin, list.tasks.begin() + end));
-        begin = end;
-    }
-    ASSERT_EQ(begin, list.tasks.size());
 }
 
 class WorkListsOf : public testing::TestWithParam<WorkCase> {
@@ -66,18 +50,12 @@ protected:
     const PagedCall call{problem};
     const pagegrad_plan &plan = *call.plan();
 
-    WorkSchedule schedule() const {
-        WorkSchedule schedule;
-        schedule.ordered = GetParam().ordered;
-        return schedule;
-    }
-
-    int64_t slot_of(const BackwardTask &task, int32_t key) const {
+    int64_t slot_of(const KeyTask &task, int32_t key) const {
         const int64_t place = task.first_slot + (key - task.first_key);
         return int64_t{plan.blocks[task.block_begin + place / plan.block_size]} * plan.block_size +
                place % plan.block_size;
     }
-    int64_t slot_of(const ForwardTask &task, int32_t key) const {
+    int64_t slot_of(const QueryTask &task, int32_t key) const {
         return int64_t{plan.table[task.block_begin + key / plan.block_size]} * plan.block_size +
                key % plan.block_size;
     }
@@ -103,14 +81,14 @@ protected:
     }
 
     /// Adds what a task does with a query, whose name is its sequence and number.
-    void add_pairs(std::vector<Pair> &pairs, const BackwardTask &task, const Query &query,
+    void add_pairs(std::vector<Pair> &pairs, const KeyTask &task, const Query &query,
                    std::pair<int32_t, int64_t> name) const {
         const int32_t end = std::min(task.first_key + task.num_keys, query.key_end);
         for (int32_t key = std::max(task.first_key, query.key_begin); key < end; key++) {
             pairs.emplace_back(name.first, name.second, task.kv_head, slot_of(task, key));
         }
     }
-    void add_pairs(std::vector<Pair> &pairs, const ForwardTask &task, const Query &query,
+    void add_pairs(std::vector<Pair> &pairs, const QueryTask &task, const Query &query,
                    std::pair<int32_t, int64_t> name) const {
         const int32_t end = std::min(task.key_end, query.key_end);
         for (int32_t key = std::max(task.key_begin, query.key_begin); key < end; key++) {
@@ -118,15 +96,15 @@ protected:
         }
     }
 
-    /// Queries of a task, as indices. Those of a forward task stand there once for every head.
-    static std::vector<int32_t> queries_of(const BackwardTask &task, int) {
+    /// Queries of a task, as indices. Those of a task of queries stand there once for every head.
+    static std::vector<int32_t> queries_of(const KeyTask &task, int) {
         std::vector<int32_t> queries;
         for (int32_t at = task.query_begin; at < task.query_end; at++) {
             queries.push_back(at);
         }
         return queries;
     }
-    static std::vector<int32_t> queries_of(const ForwardTask &task, int group) {
+    static std::vector<int32_t> queries_of(const QueryTask &task, int group) {
         std::vector<int32_t> queries;
         for (int32_t row = task.row_begin; row < task.row_end; row++) {
             queries.push_back(task.query_begin + row / group);
@@ -173,27 +151,26 @@ protected:
     }
 };
 
-TEST_P(WorkListsOf, hold_every_visible_pair_once_for_the_backward) {
-    expect_pairs(cuda::make_work_lists(plan, schedule()).backward, expected_pairs());
+TEST_P(WorkListsOf, hold_every_visible_pair_once_in_tasks_of_keys) {
+    expect_pairs(cuda::make_work_lists(plan).keys, expected_pairs());
 }
 
-TEST_P(WorkListsOf, hold_every_visible_pair_once_for_each_head_of_the_forward) {
+TEST_P(WorkListsOf, hold_every_visible_pair_once_for_each_head_in_tasks_of_queries) {
     std::vector<Pair> expected;
     for (const Pair &pair : expected_pairs()) {
         expected.insert(expected.end(), plan.group(), pair);
     }
-    const WorkLists lists = cuda::make_work_lists(plan, schedule());
-    expect_pairs(lists.forward, expected);
-    EXPECT_LE(lists.forward.launch_end.size(), 1U);
+    const WorkLists lists = cuda::make_work_lists(plan);
+    expect_pairs(lists.queries, expected);
 }
 
-TEST_P(WorkListsOf, know_which_keys_all_rows_of_a_forward_task_see) {
-    const WorkLists lists = cuda::make_work_lists(plan, schedule());
-    for (const ForwardTask &task : lists.forward.tasks) {
+TEST_P(WorkListsOf, know_which_keys_all_rows_of_a_task_see) {
+    const WorkLists lists = cuda::make_work_lists(plan);
+    for (const QueryTask &task : lists.queries.tasks) {
         ASSERT_LT(task.key_begin, task.key_end);
         ASSERT_LE(task.row_end - task.row_begin, 128);
         for (const int32_t at : queries_of(task, plan.group())) {
-            const Query &query = lists.forward.packed_queries[at];
+            const Query &query = lists.queries.packed_queries[at];
             EXPECT_LE(query.key_begin, task.all_begin);
             EXPECT_GE(query.key_end, task.all_end);
         }
@@ -201,58 +178,37 @@ TEST_P(WorkListsOf, know_which_keys_all_rows_of_a_forward_task_see) {
 }
 
 TEST_P(WorkListsOf, have_tasks_without_idle_queries) {
-    const WorkLists lists = cuda::make_work_lists(plan, schedule());
-    for (const BackwardTask &task : lists.backward.tasks) {
+    const WorkLists lists = cuda::make_work_lists(plan);
+    for (const KeyTask &task : lists.keys.tasks) {
         ASSERT_GE(task.num_keys, 1);
         ASSERT_LE(task.num_keys, 128);
         ASSERT_LT(task.first_slot, plan.block_size);
         ASSERT_LT(task.query_begin, task.query_end);
         for (int32_t at = task.query_begin; at < task.query_end; at++) {
-            const Query &query = lists.backward.packed_queries[at];
+            const Query &query = lists.keys.packed_queries[at];
             EXPECT_LT(query.key_begin, task.first_key + task.num_keys);
             EXPECT_GT(query.key_end, task.first_key);
         }
     }
 }
 
-TEST_P(WorkListsOf, never_have_the_same_keys_twice_in_a_launch) {
-    for_each_launch(cuda::make_work_lists(plan, schedule()).backward, [&](const auto &tasks) {
-        std::set<std::pair<int32_t, int64_t>> seen;
-        for (const BackwardTask &task : tasks) {
-            for (int32_t key = task.first_key; key < task.first_key + task.num_keys; key++) {
-                EXPECT_TRUE(seen.emplace(task.kv_head, slot_of(task, key)).second);
-            }
+TEST_P(WorkListsOf, never_have_the_same_keys_twice) {
+    std::set<std::pair<int32_t, int64_t>> seen;
+    for (const KeyTask &task : cuda::make_work_lists(plan).keys.tasks) {
+        for (int32_t key = task.first_key; key < task.first_key + task.num_keys; key++) {
+            EXPECT_TRUE(seen.emplace(task.kv_head, slot_of(task, key)).second);
         }
-    });
-}
-
-TEST_P(WorkListsOf, never_have_the_same_query_twice_in_an_ordered_launch) {
-    const WorkLists lists = cuda::make_work_lists(plan, schedule());
-    if (!GetParam().ordered) {
-        EXPECT_LE(lists.backward.launch_end.size(), 1U);
-        return;
     }
-    for_each_launch(lists.backward, [&](const auto &tasks) {
-        std::set<std::pair<int32_t, int32_t>> seen;
-        for (const BackwardTask &task : tasks) {
-            for (int32_t at = task.query_begin; at < task.query_end; at++) {
-                EXPECT_TRUE(
-                    seen.emplace(task.kv_head, lists.backward.packed_queries[at].token).second);
-            }
-        }
-    });
 }
 
 TEST_P(WorkListsOf, start_with_the_largest_task_of_a_group) {
-    WorkSchedule one_group = schedule();
+    WorkSchedule one_group;
     one_group.group_tasks = std::numeric_limits<int32_t>::max();
-    for_each_launch(cuda::make_work_lists(plan, one_group).backward, [](const auto &tasks) {
-        EXPECT_TRUE(std::is_sorted(tasks.begin(), tasks.end(),
-                                   [](const BackwardTask &a, const BackwardTask &b) {
-                                       return a.num_keys * (a.query_end - a.query_begin) >
-                                              b.num_keys * (b.query_end - b.query_begin);
-                                   }));
-    });
+    const auto tasks = cuda::make_work_lists(plan, one_group).keys.tasks;
+    EXPECT_TRUE(std::is_sorted(tasks.begin(), tasks.end(), [](const KeyTask &a, const KeyTask &b) {
+        return a.num_keys * (a.query_end - a.query_begin) >
+               b.num_keys * (b.query_end - b.query_begin);
+    }));
 }
 
 INSTANTIATE_TEST_SUITE_P(, WorkListsOf, testing::ValuesIn(work_cases()),
@@ -262,40 +218,14 @@ TEST(WorkGroups, keep_the_tasks_of_a_member_together) {
     const Problem problem = make_problem(Geometry({256, 256}).dim(64).heads(2, 2).bottom_right());
     const PagedCall call(problem);
     WorkSchedule small_groups;
-    small_groups.ordered = false;
     small_groups.group_tasks = 2;
-    const auto tasks = cuda::make_work_lists(*call.plan(), small_groups).backward.tasks;
+    const auto tasks = cuda::make_work_lists(*call.plan(), small_groups).keys.tasks;
     ASSERT_EQ(tasks.size(), 8U);
     for (size_t first = 0; first < tasks.size(); first += 2) {
         EXPECT_EQ(tasks[first].kv_head, tasks[first + 1].kv_head);
         EXPECT_EQ(tasks[first].query_end, tasks[first + 1].query_end);
         EXPECT_LT(tasks[first].first_key, tasks[first + 1].first_key);
     }
-}
-
-/// Enough tasks for a GPU in every launch but the last few, in about as many launches as there are
-/// tiles.
-TEST(WorkLaunches, are_as_few_and_full_as_tiles_allow) {
-    const int32_t tiles = 32;
-    const std::vector<int32_t> length = {tiles * 128};
-    std::vector<int32_t> table(length[0] / 16);
-    std::iota(table.begin(), table.end(), 0);
-    pagegrad_plan_desc desc{};
-    desc.struct_size = sizeof(desc);
-    desc.num_heads = 16;
-    desc.num_kv_heads = 8;
-    desc.head_dim = 64;
-    desc.window_left = desc.window_right = -1;
-    desc.num_sequences = 1;
-    desc.query_length = desc.kv_length = length.data();
-    desc.block_table = table.data();
-    desc.block_table_stride = desc.max_blocks = static_cast<int32_t>(table.size());
-    desc.block_size = 16;
-    desc.num_blocks = static_cast<int64_t>(table.size());
-    const pagegrad_plan plan = make_plan(desc);
-    const auto backward = cuda::make_work_lists(plan).backward;
-    EXPECT_LE(backward.launch_end.size(), tiles + 2U);
-    EXPECT_GE(backward.tasks.size() / backward.launch_end.size(), 200U);
 }
 
 }  // namespace

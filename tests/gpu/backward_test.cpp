@@ -18,9 +18,7 @@ protected:
     }
     static DeviceCall make_call(const Gpu &gpu, const Problem &problem,
                                 const Options &options = {}) {
-        DeviceCall call(gpu, problem, GetParam().dtype, options);
-        call.execution.unordered = !GetParam().ordered;
-        return call;
+        return {gpu, problem, GetParam().dtype, options, GetParam().ordered};
     }
     static void expect_backward(DeviceCall &call) {
         ASSERT_EQ(call.backward(), PAGEGRAD_OK) << call.message();

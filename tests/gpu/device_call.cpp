@@ -90,7 +90,7 @@ void DeviceTensor::download(GuardedTensor &host, const char *name) {
 }
 
 DeviceCall::DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dtype,
-                       const Options &options)
+                       const Options &options, bool ordered)
     : host(problem, options), args(host.backward_args), forward_args(host.forward_args),
       execution(gpu.execution()), gpu(gpu), dtype(dtype), layout(problem.layout),
       q(query_tensor(host.q)), dout(query_tensor(host.dout)),
@@ -119,6 +119,7 @@ DeviceCall::DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dt
         args.dlse = dlse;
     }
     execution.kernel = host.execution.kernel;
+    execution.unordered = !ordered;
     std::size_t size = 0;
     EXPECT_EQ(pagegrad_backward_workspace(host.plan(), &args, &execution, &size, &error),
               PAGEGRAD_OK)

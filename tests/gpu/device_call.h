@@ -39,7 +39,7 @@ private:
 class DeviceCall {
 public:
     DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dtype,
-               const Options &options = {});
+               const Options &options = {}, bool ordered = true);
 
     /// Run and wait.
     pagegrad_status forward();

@@ -1,4 +1,6 @@
-/// The backward on GPUs: row statistics, gradients tile by tile, and the sums of dq in its dtype.
+/// The backward on GPUs. In a fixed order it goes over the keys for dk and dv and over the queries
+/// for dq, seven products; else over the keys alone, five products, with float32 sums of dq that
+/// thread blocks add to as they come.
 #include "../execute.h"
 #include "../status.h"
 #include "../tensors.h"
@@ -20,17 +22,9 @@ namespace {
 /// Memory of a call.
 struct Workspace {
     float *statistics;               ///< [row][lse in base 2, delta]
-    float *dq;                       ///< [row][columns], sums without the scale
+    float *dq = nullptr;             ///< [row][columns], unordered sums without the scale
     float *lse = nullptr;            ///< [row], if the caller has none
     uint16_t *out_of_lse = nullptr;  ///< [row][d], which is computed with it
-
-    Workspace(int64_t rows, int head_dim, int columns, bool with_lse, Carver &carver)
-        : statistics(carver.take<float>(2 * rows)), dq(carver.take<float>(rows * columns)) {
-        if (with_lse) {
-            lse = carver.take<float>(rows);
-            out_of_lse = carver.take<uint16_t>(rows * head_dim);
-        }
-    }
 };
 
 /// A backward whose arguments are checked. The context of its place is current.
@@ -40,11 +34,14 @@ public:
              const pagegrad_execution &execution, const Place &place)
         : plan(plan), args(args), execution(execution), place(place),
           layout(check_backward(plan, args)), rows(layout.rows(plan)),
-          kernel(choose("backward", execution.kernel)), statistics_kernel(choose("row_statistics")),
-          finish_kernel(choose("backward_finish")) {
+          ordered(execution.unordered == 0),
+          kernel(choose(backward_operation(execution), execution.kernel)),
+          statistics_kernel(choose("row_statistics")),
+          dq_kernel(ordered ? choose("backward_queries", kernel.head_dim == 0 ? "any" : nullptr)
+                            : choose("backward_finish")) {
         check_tensors();
         constexpr int64_t limit = std::numeric_limits<int32_t>::max();
-        if (rows > limit / kernel.columns()) {
+        if (!ordered && rows > limit / kernel.columns()) {
             fail(PAGEGRAD_UNSUPPORTED, "dq has ", rows, " rows, expected at most ",
                  limit / kernel.columns(), " on GPUs");
         }
@@ -57,7 +54,7 @@ public:
     }
 
     void execute(void *memory) const {
-        const auto &list = plan.prepared->lists(plan, execution.unordered == 0, place).backward;
+        const DeviceLists &lists = plan.prepared->lists(plan, place);
         Carver carver(memory);
         const Workspace workspace = carve(carver);
         if (!present(args.lse)) {
@@ -70,11 +67,8 @@ public:
         if (rows == 0) {
             return;
         }
-        check(driver().fill(workspace.dq, 0, rows * kernel.columns(), place.stream),
-              "cuMemsetD32Async");
         launch(statistics_kernel, place, rows, statistics_arguments(workspace));
-        launch_tasks(kernel, place, list, gradient_arguments(workspace, list));
-        launch(finish_kernel, place, rows, finish_arguments(workspace));
+        ordered ? add_ordered(lists, workspace) : add_unordered(lists, workspace);
     }
 
 private:
@@ -84,7 +78,35 @@ private:
     }
 
     Workspace carve(Carver &carver) const {
-        return {rows, plan.head_dim, kernel.columns(), !present(args.lse), carver};
+        Workspace workspace{};
+        workspace.statistics = carver.take<float>(2 * rows);
+        if (!ordered) {
+            workspace.dq = carver.take<float>(rows * kernel.columns());
+        }
+        if (!present(args.lse)) {
+            workspace.lse = carver.take<float>(rows);
+            workspace.out_of_lse = carver.take<uint16_t>(rows * plan.head_dim);
+        }
+        return workspace;
+    }
+
+    void add_ordered(const DeviceLists &lists, const Workspace &workspace) const {
+        if (misses_rows(plan, layout, lists)) {
+            fill(args.dq, 0, place.stream);
+        }
+        Arguments arguments = gradient_arguments(workspace);
+        launch_tasks(kernel, place, layout, lists.keys, arguments);
+        add_tensor(arguments, "dq", args.dq, word_bytes);
+        launch_tasks(dq_kernel, place, layout, lists.queries, arguments);
+    }
+
+    void add_unordered(const DeviceLists &lists, const Workspace &workspace) const {
+        check(driver().fill(workspace.dq, 0, rows * kernel.columns(), place.stream),
+              "cuMemsetD32Async");
+        Arguments arguments = gradient_arguments(workspace);
+        arguments.pointer("dq", workspace.dq);
+        launch_tasks(kernel, place, layout, lists.keys, arguments);
+        launch(dq_kernel, place, rows, finish_arguments(workspace));
     }
 
     pagegrad_tensor lse_of(const Workspace &workspace) const {
@@ -141,12 +163,9 @@ private:
         return arguments;
     }
 
-    Arguments gradient_arguments(const Workspace &workspace,
-                                 const DeviceTaskList<BackwardTask> &list) const {
+    Arguments gradient_arguments(const Workspace &workspace) const {
         Arguments arguments;
-        add_list(arguments, list, layout);
         arguments.pointer("statistics", workspace.statistics)
-            .pointer("dq", workspace.dq)
             .integer("block_size", plan.block_size)
             .integer("group", plan.group())
             .integer("num_heads", plan.num_heads)
@@ -178,10 +197,15 @@ private:
     const Place &place;
     const QueryLayout layout;
     const int64_t rows;
-    const KernelEntry &kernel, &statistics_kernel, &finish_kernel;
+    const bool ordered;
+    const KernelEntry &kernel, &statistics_kernel, &dq_kernel;
 };
 
 }  // namespace
+
+const char *backward_operation(const pagegrad_execution &execution) {
+    return execution.unordered ? "backward" : "backward_keys";
+}
 
 size_t backward_workspace(const pagegrad_plan &plan, const pagegrad_backward_args &args,
                           const pagegrad_execution &execution) {

@@ -14,23 +14,23 @@ namespace pagegrad::cuda {
 // Units in which kernels address tensors (lowering/README.md).
 constexpr int vector_bytes = 16, pair_bytes = 8, word_bytes = 4;
 
-/// Adds what a list of tasks refers to.
-template<typename Task>
-void add_list(Arguments &arguments, const DeviceTaskList<Task> &list, const QueryLayout &layout) {
-    arguments.pointer("queries", layout.batched ? list.batched_queries : list.packed_queries)
-        .pointer("blocks", list.blocks);
+/// The operation whose kernel the caller chooses for a backward.
+const char *backward_operation(const pagegrad_execution &execution);
+
+/// Whether the query tasks leave rows alone: those of no sequence, and some that see no key.
+inline bool misses_rows(const pagegrad_plan &plan, const QueryLayout &layout,
+                        const DeviceLists &lists) {
+    return lists.has_blind_queries || plan.query_tokens < layout.tokens * layout.batches;
 }
 
-/// Starts the launches of a list, one after the other.
+/// Starts a kernel for the tasks of a list.
 template<typename Task>
-void launch_tasks(const KernelEntry &kernel, const Place &place, const DeviceTaskList<Task> &list,
-                  Arguments arguments) {
-    size_t begin = 0;
-    for (const size_t end : list.launch_end) {
-        arguments.pointer("tasks", list.tasks + begin);
-        launch(kernel, place, static_cast<int64_t>(end - begin), arguments);
-        begin = end;
-    }
+void launch_tasks(const KernelEntry &kernel, const Place &place, const QueryLayout &layout,
+                  const DeviceTaskList<Task> &list, Arguments arguments) {
+    arguments.pointer("tasks", list.tasks)
+        .pointer("queries", layout.batched ? list.batched_queries : list.packed_queries)
+        .pointer("blocks", list.blocks);
+    launch(kernel, place, list.num_tasks, arguments);
 }
 
 /// Bytes of workspace of a call.

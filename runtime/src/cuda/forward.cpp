@@ -22,8 +22,7 @@ class Forward {
 public:
     Forward(const pagegrad_plan &plan, const pagegrad_forward_args &args,
             const pagegrad_execution &execution, const Place &place)
-        : plan(plan), args(args), place(place), ordered(execution.unordered == 0),
-          layout(check_forward(plan, args)),
+        : plan(plan), args(args), place(place), layout(check_forward(plan, args)),
           kernel(choose_kernel("forward", static_cast<pagegrad_dtype>(args.q.dtype), plan.head_dim,
                                place.device, execution.kernel)) {
         check_device_tensor("q", args.q, vector_bytes, place);
@@ -40,15 +39,14 @@ public:
     }
 
     void execute(void *memory) const {
-        const DeviceLists &lists = plan.prepared->lists(plan, ordered, place);
+        const DeviceLists &lists = plan.prepared->lists(plan, place);
         Carver carver(memory);
         const pagegrad_tensor lse = lse_of(carver);
-        if (lists.has_blind_queries || plan.query_tokens < layout.tokens * layout.batches) {
-            // What no task writes: rows of no sequence, and some of those that see no key.
+        if (misses_rows(plan, layout, lists)) {
             fill(args.out, 0, place.stream);
             fill(lse, minus_infinity_bits, place.stream);
         }
-        launch_tasks(kernel, place, lists.forward, arguments(lists.forward, lse));
+        launch_tasks(kernel, place, layout, lists.queries, arguments(lse));
     }
 
 private:
@@ -58,9 +56,8 @@ private:
                                  : row_tensor(carver.take<float>(layout.rows(plan)), args.q);
     }
 
-    Arguments arguments(const DeviceTaskList<ForwardTask> &list, const pagegrad_tensor &lse) const {
+    Arguments arguments(const pagegrad_tensor &lse) const {
         Arguments arguments;
-        add_list(arguments, list, layout);
         arguments.integer("block_size", plan.block_size)
             .integer("group", plan.group())
             .integer("head_dim", plan.head_dim)
@@ -76,7 +73,6 @@ private:
     const pagegrad_plan &plan;
     const pagegrad_forward_args &args;
     const Place &place;
-    const bool ordered;
     const QueryLayout layout;
     const KernelEntry &kernel;
 };

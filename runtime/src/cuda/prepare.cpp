@@ -1,4 +1,5 @@
 /// What is done ahead of calls on a GPU.
+#include "call.h"
 #include "device_kernels.h"
 #include "execute.h"
 #include "prepared_plan.h"
@@ -8,13 +9,15 @@ namespace pagegrad::cuda {
 void prepare(const pagegrad_plan &plan, const pagegrad_execution &execution) {
     const Place place = Place::of(execution.stream);
     const CurrentContext current(place.context);
-    plan.prepared->lists(plan, execution.unordered == 0, place);
+    plan.prepared->lists(plan, place);
 }
 
 const char *chosen_kernel(const pagegrad_plan &plan, const char *operation, pagegrad_dtype dtype,
                           const pagegrad_execution &execution) {
     const Place place = Place::of(execution.stream);
-    return choose_kernel(operation, dtype, plan.head_dim, place.device, execution.kernel)
+    const std::string wanted = operation;
+    return choose_kernel(wanted == "backward" ? backward_operation(execution) : wanted, dtype,
+                         plan.head_dim, place.device, execution.kernel)
         .kernel->name;
 }
 

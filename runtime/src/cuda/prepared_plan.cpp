@@ -17,7 +17,7 @@ public:
     }
 
     DeviceLists copy(const WorkLists &lists, const pagegrad_plan &plan) {
-        return {copy(lists.backward, plan.blocks), copy(lists.forward, plan.table),
+        return {copy(lists.keys, plan.blocks), copy(lists.queries, plan.table),
                 lists.has_blind_queries};
     }
     size_t size() const {
@@ -27,8 +27,8 @@ public:
 private:
     template<typename Task>
     DeviceTaskList<Task> copy(const TaskList<Task> &list, const std::vector<int32_t> &blocks) {
-        return {list.launch_end, copy(list.tasks), copy(list.packed_queries),
-                copy(list.batched_queries), copy(blocks)};
+        return {static_cast<int64_t>(list.tasks.size()), copy(list.tasks),
+                copy(list.packed_queries), copy(list.batched_queries), copy(blocks)};
     }
 
     template<typename T>
@@ -58,27 +58,23 @@ PreparedPlan::~PreparedPlan() {
     }
 }
 
-const DeviceLists &PreparedPlan::lists(const pagegrad_plan &plan, bool ordered,
-                                       const Place &place) {
+const DeviceLists &PreparedPlan::lists(const pagegrad_plan &plan, const Place &place) {
     const std::lock_guard<std::mutex> lock(mutex);
-    const std::pair key(place.context_id, ordered);
-    auto found = copies.find(key);
+    auto found = copies.find(place.context_id);
     if (found == copies.end()) {
-        found = copies.emplace(key, copy(plan, ordered, place)).first;
+        found = copies.emplace(place.context_id, copy(plan, place)).first;
     }
     return found->second.lists;
 }
 
-PreparedPlan::Copy PreparedPlan::copy(const pagegrad_plan &plan, bool ordered, const Place &place) {
+PreparedPlan::Copy PreparedPlan::copy(const pagegrad_plan &plan, const Place &place) {
     CaptureStatus capturing = CaptureStatus::none;
     check(driver().stream_capture_status(place.stream, &capturing), "cuStreamIsCapturing");
     require(capturing == CaptureStatus::none,
             "execution.stream is being captured, expected a call of pagegrad_plan_prepare before");
     load_kernels(plan.head_dim, place);
 
-    WorkSchedule schedule;
-    schedule.ordered = ordered;
-    const WorkLists lists = make_work_lists(plan, schedule);
+    const WorkLists lists = make_work_lists(plan);
     ListCopier counter(nullptr, place.stream);
     counter.copy(lists, plan);
     Copy copy;

@@ -7,15 +7,13 @@
 
 #include <map>
 #include <mutex>
-#include <utility>
-#include <vector>
 
 namespace pagegrad::cuda {
 
 /// A list of tasks in the memory of a GPU.
 template<typename Task>
 struct DeviceTaskList {
-    std::vector<size_t> launch_end;  ///< on the host
+    int64_t num_tasks = 0;
     Task *tasks = nullptr;
     Query *packed_queries = nullptr, *batched_queries = nullptr;
     int32_t *blocks = nullptr;  ///< that tasks read
@@ -23,8 +21,8 @@ struct DeviceTaskList {
 
 /// Work lists in the memory of a GPU.
 struct DeviceLists {
-    DeviceTaskList<BackwardTask> backward;
-    DeviceTaskList<ForwardTask> forward;
+    DeviceTaskList<KeyTask> keys;
+    DeviceTaskList<QueryTask> queries;
     bool has_blind_queries = false;
 };
 
@@ -35,10 +33,9 @@ public:
     PreparedPlan(const PreparedPlan &) = delete;
     ~PreparedPlan();
 
-    /// The lists in the context of `place`, with sums in a fixed order or not. The first call for a
-    /// context loads the kernels, copies the lists and waits for the copy, and so fails while the
-    /// stream is being captured.
-    const DeviceLists &lists(const pagegrad_plan &plan, bool ordered, const Place &place);
+    /// The lists in the context of `place`. The first call for a context loads the kernels, copies
+    /// the lists and waits for the copy, and so fails while the stream is being captured.
+    const DeviceLists &lists(const pagegrad_plan &plan, const Place &place);
 
 private:
     struct Copy {
@@ -46,10 +43,10 @@ private:
         Address memory = nullptr;
         DeviceLists lists;
     };
-    static Copy copy(const pagegrad_plan &plan, bool ordered, const Place &place);
+    static Copy copy(const pagegrad_plan &plan, const Place &place);
 
     std::mutex mutex;
-    std::map<std::pair<unsigned long long, bool>, Copy> copies;  ///< by context id and order
+    std::map<unsigned long long, Copy> copies;  ///< by the id of the context
 };
 
 }  // namespace pagegrad::cuda

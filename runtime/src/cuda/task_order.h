@@ -1,4 +1,4 @@
-/// What the lists of forward and backward have in common.
+/// What the lists of both kinds of tasks have in common.
 #pragma once
 
 #include "../status.h"
@@ -46,19 +46,6 @@ public:
         }
     }
 
-    void end_launch() {
-        end_group();
-        if (list.tasks.size() > (list.launch_end.empty() ? 0 : list.launch_end.back())) {
-            list.launch_end.push_back(list.tasks.size());
-        }
-    }
-
-private:
-    struct Item {
-        int64_t work;
-        Task task;
-    };
-
     void end_group() {
         std::stable_sort(group.begin(), group.end(),
                          [](const Item &a, const Item &b) { return a.work > b.work; });
@@ -69,6 +56,12 @@ private:
         group.clear();
         members_end = 0;
     }
+
+private:
+    struct Item {
+        int64_t work;
+        Task task;
+    };
 
     TaskList<Task> &list;
     const size_t group_tasks;
@@ -87,8 +80,7 @@ void add_query(TaskList<Task> &list, const pagegrad_plan &plan, int32_t sequence
     check_count(list.packed_queries.size(), "queries of all tasks");
 }
 
-void add_backward_tasks(const pagegrad_plan &plan, const WorkSchedule &schedule,
-                        TaskList<BackwardTask> &list);
-void add_forward_tasks(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists);
+void add_key_tasks(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists);
+void add_query_tasks(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists);
 
 }  // namespace pagegrad::cuda

@@ -6,8 +6,8 @@ namespace pagegrad::cuda {
 
 WorkLists make_work_lists(const pagegrad_plan &plan, const WorkSchedule &schedule) {
     WorkLists lists;
-    add_backward_tasks(plan, schedule, lists.backward);
-    add_forward_tasks(plan, schedule, lists);
+    add_key_tasks(plan, schedule, lists);
+    add_query_tasks(plan, schedule, lists);
     return lists;
 }
 

@@ -1,32 +1,32 @@
-/// Tasks of the forward.
+/// Tasks of tiles of query rows.
 #include "task_order.h"
 
 namespace pagegrad::cuda {
 
 namespace {
 
-class ForwardBuilder {
+class QueryTaskBuilder {
 public:
-    ForwardBuilder(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists)
+    QueryTaskBuilder(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists)
         : plan(plan), tile_rows(schedule.tile_rows), lists(lists),
-          order(lists.forward, schedule.group_tasks) {
+          order(lists.queries, schedule.group_tasks) {
     }
 
     void build() {
         for (size_t b = 0; b < plan.sequences.size(); b++) {
             add_sequence(static_cast<int32_t>(b));
         }
-        order.end_launch();
+        order.end_group();
     }
 
 private:
     void add_sequence(int32_t index) {
         const Sequence &sequence = plan.sequences[index];
         const Visibility mask = plan.visibility(sequence);
-        const auto first_entry = static_cast<int32_t>(lists.forward.packed_queries.size());
+        const auto first_entry = static_cast<int32_t>(lists.queries.packed_queries.size());
         for (int64_t query = 0; query < sequence.query_length; query++) {
             const Range keys = mask.keys(query);
-            add_query(lists.forward, plan, index, query, keys);
+            add_query(lists.queries, plan, index, query, keys);
             lists.has_blind_queries |= keys.empty();
         }
         const int64_t rows = int64_t{sequence.query_length} * plan.group();
@@ -49,7 +49,7 @@ private:
         if (any.empty()) {
             return;
         }
-        ForwardTask task{};
+        QueryTask task{};
         task.block_begin = sequence.table_begin;
         task.key_begin = static_cast<int32_t>(any.begin);
         task.key_end = static_cast<int32_t>(any.end);
@@ -65,13 +65,13 @@ private:
     const pagegrad_plan &plan;
     const int32_t tile_rows;
     WorkLists &lists;
-    TaskOrder<ForwardTask> order;
+    TaskOrder<QueryTask> order;
 };
 
 }  // namespace
 
-void add_forward_tasks(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists) {
-    ForwardBuilder(plan, schedule, lists).build();
+void add_query_tasks(const pagegrad_plan &plan, const WorkSchedule &schedule, WorkLists &lists) {
+    QueryTaskBuilder(plan, schedule, lists).build();
 }
 
 }  // namespace pagegrad::cuda
