@@ -662,7 +662,7 @@ void add_execution_options(CLI::App *command, RunOptions &options) {
         ->capture_default_str();
     command
         ->add_option("--ordered", options.ordered,
-                     "Sums in a fixed order; off is faster on GPUs, on the CPU they always are")
+                     "Sums in a fixed order; off is faster for some batches on GPUs")
         ->check(CLI::IsMember({"on", "off"}))
         ->capture_default_str();
     command->add_option("--kernel", options.kernel,

@@ -182,8 +182,8 @@ typedef struct pagegrad_execution {
     /** CUstream or cudaStream_t to put the work on, whose context counts; NULL: the default stream
      * of the current context. Not used on CPUs. */
     void *stream;
-    /** 1: sums into dq may come in any order, which is faster on GPUs; then dq differs in its last
-     * bits from run to run. Not used on CPUs, where the order is always fixed. */
+    /** 1: sums into dq may come in any order, which is faster for some batches on GPUs; then dq
+     * differs in its last bits from run to run. Not used on CPUs, where the order is fixed. */
     int32_t unordered;
 } pagegrad_execution;
 
