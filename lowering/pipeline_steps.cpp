@@ -34,10 +34,9 @@ using namespace Halide::Internal;
 ///    still have the products of the step before the current one under way, but no earlier ones,
 ///    since all have waited for those ahead of the barrier. The same holds for what "first" writes,
 ///    in a ring of two.
-/// A loop without additions has no "issue", "second" and barrier before it: each step waits for its
-/// own products ahead of its barrier, and rings have one slot more than a stage runs ahead.
-/// ptxas allows no finer waits: it serialises products whose sums are read in the next iteration
-/// after a wait for some of them only (C7514).
+/// A loop without additions has no "issue", "second" and barrier before it: its products are under
+/// way at the barrier that ends a step. ptxas allows no finer waits: it serialises products whose
+/// sums are read in the next iteration after a wait for some of them only (C7514).
 class PipelineSteps : public IRMutator {
 public:
     explicit PipelineSteps(const StagingPlan &plan) : plan(plan) {
@@ -57,6 +56,12 @@ private:
         return producer && producer->is_producer ? producer->name : "";
     }
 
+    static bool is_fence(const Stmt &s) {
+        const Evaluate *evaluate = s.as<Evaluate>();
+        const Call *call = evaluate ? evaluate->value.as<Call>() : nullptr;
+        return call && call->name == "proxy_fence";
+    }
+
     /// What a loop body consists of.
     struct Parts {
         Stages stages;
@@ -73,8 +78,6 @@ private:
         const size_t last = body.size() - 1;
         for (size_t i = 0; i <= last; i++) {
             const std::string func = produced_func(body[i]);
-            const bool is_fence = i < last && is_barrier(body[i + 1]) && !is_barrier(body[i]) &&
-                                  func.empty() && body[i].as<Evaluate>();
             if (plan.staged.count(func)) {
                 require_lowering(barriers <= 1 && parts.issue.empty(), func, " is staged too late");
                 parts.stages[plan.staged.at(func)].push_back(body[i]);
@@ -85,7 +88,7 @@ private:
             } else if (is_barrier(body[i])) {
                 parts.barrier = body[i];
                 barriers++;
-            } else if (is_fence) {
+            } else if (is_fence(body[i])) {
                 parts.fence = {body[i]};
             } else if (!func.empty() && func == plan.issue) {
                 parts.issue.push_back(body[i]);
@@ -131,19 +134,15 @@ private:
             inside.push_back(stage_of(step + ahead));
         }
         const Stmt products_done = instruction("wgmma_wait", {0, 0});
-        if (plan.addition.empty()) {
-            append(inside, parts.first);
-            inside.push_back(products_done);
-            append(inside, rendezvous);
-        } else {
-            inside.push_back(products_done);
-            append(inside, parts.issue);
+        inside.push_back(products_done);
+        append(inside, parts.issue);
+        if (!plan.addition.empty()) {
             inside.push_back(
                 IfThenElse::make(step > op->min, substitute(op->name, step - 1, parts.addition)));
-            append(inside, parts.first);
-            append(inside, rendezvous);
-            append(inside, parts.second);
         }
+        append(inside, parts.first);
+        append(inside, rendezvous);
+        append(inside, parts.second);
         before.push_back(For::make(op->name, op->min, op->extent, op->for_type,
                                    op->partition_policy, op->device_api, Block::make(inside)));
         before.push_back(products_done);

@@ -619,7 +619,6 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         schedule_statement(issued);
         schedule_statement(added);
     }
-    const int unread_slots = added.defined() ? 2 : 1;  // see pipeline_steps.cpp
     for (const Tile &resident : resident_tiles) {
         Func storage = resident.storage;
         storage.compute_at(output, task);
@@ -630,14 +629,14 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         f.compute_at(state, steps.x).hoist_storage(output, task).ring_buffer(slots);
     };
     for (const Tile &streamed : streamed_tiles) {
-        in_ring(streamed.storage, streamed_ahead + unread_slots);
+        in_ring(streamed.storage, streamed_ahead + 2);
         schedule_copies(streamed.storage);
         plan.staged[streamed.storage.name()] = streamed_ahead;
         plan.copied.insert(streamed.storage.name());
     }
     for (const Records &records : staged_records) {
         Func f = records.func;
-        in_ring(f, records.ahead + unread_slots);
+        in_ring(f, records.ahead + 2);
         plan.staged[f.name()] = records.ahead;
         f.store_in(MemoryType::GPUShared)
             .bound_extent(field, records.fields)

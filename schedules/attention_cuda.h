@@ -9,7 +9,7 @@ namespace pagegrad {
 /// tiles the shared memory.
 struct CudaSchedules {
     TileSchedule backward{64, 128, 8};  ///< tiles of 64 query rows go past 128 keys
-    TileSchedule forward{128, 128, 8};  ///< tiles of 128 keys go past 128 query rows
+    TileSchedule forward{96, 128, 8};  ///< tiles of 96 keys go past 128 query rows
     TileSchedule backward_queries{64, 128, 8};
 };
 

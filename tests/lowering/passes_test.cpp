@@ -222,12 +222,31 @@ TEST(PipelineSteps, OverlapsStepsInTheRightOrder) {
     }
 }
 
+TEST(PipelineSteps, KeepsProductsUnderWayWithoutAdditions) {
+    StagingPlan plan = step_plan();
+    plan.issue = plan.addition = "";
+    const Stmt s = loop("x", 2, ForType::Serial,
+                        Block::make({produce("far", effect("far", {x})), barrier(),
+                                     produce("near", effect("near", {x})), effect("proxy_fence"),
+                                     barrier(), effect("first", {x}), barrier()}));
+    const auto calls = run(pipeline_steps(plan)->mutate(s));
+    const auto first = std::find(calls.begin(), calls.end(), "first 0");
+    const std::vector<std::string> expected{
+        "first 0",          "copy_async_commit 0", "copy_async_wait 0", "proxy_fence 0",
+        "barrier",          "wgmma_wait 0",        "first 1",           "copy_async_commit 0",
+        "copy_async_wait 0"};
+    ASSERT_GE(calls.end() - first, 9);
+    EXPECT_EQ(std::vector<std::string>(first, first + 9), expected);
+    EXPECT_EQ(calls.back(), "wgmma_wait 0");
+}
+
 TEST(PipelineSteps, PublishesWhatAStepWrites) {
     const auto calls = run(pipeline_steps(step_plan())->mutate(step_loop(1)));
     const auto first = std::find(calls.begin(), calls.end(), "first 0");
     const std::vector<std::string> expected{"first 0",           "copy_async_commit 0",
                                             "copy_async_wait 0", "proxy_fence 0",
                                             "barrier",           "second 0"};
+    ASSERT_GE(calls.end() - first, 6);
     EXPECT_EQ(std::vector<std::string>(first, first + 6), expected);
 }
 
