@@ -168,7 +168,7 @@ TEST_P(WorkListsOf, know_which_keys_all_rows_of_a_task_see) {
     const WorkLists lists = cuda::make_work_lists(plan);
     for (const QueryTask &task : lists.queries.tasks) {
         ASSERT_LT(task.key_begin, task.key_end);
-        ASSERT_LE(task.row_end - task.row_begin, 128);
+        ASSERT_LE(task.row_end - task.row_begin, 192);
         for (const int32_t at : queries_of(task, plan.group())) {
             const Query &query = lists.queries.packed_queries[at];
             EXPECT_LE(query.key_begin, task.all_begin);

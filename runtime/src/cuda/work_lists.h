@@ -58,7 +58,7 @@ struct WorkLists {
 /// order of sums.
 struct WorkSchedule {
     int32_t tile_keys = 128;  ///< of a KeyTask
-    int32_t tile_rows = 128;  ///< of a QueryTask
+    int32_t tile_rows = 192;  ///< of a QueryTask
     /// Tasks that read the same memory stay together in groups of this size: one task for each
     /// multiprocessor of an H100.
     int32_t group_tasks = 132;
