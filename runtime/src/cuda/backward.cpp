@@ -130,6 +130,8 @@ private:
     }
 
     void check_tensors() const {
+        check_dtype_of_q("out", args.out, args.q);
+        check_dtype_of_q("dq", args.dq, args.q);
         check_device_tensor("q", args.q, vector_bytes, place);
         check_device_tensor("dout", args.dout, vector_bytes, place);
         check_device_tensor("k_pool", args.k_pool, vector_bytes, place);

@@ -99,6 +99,14 @@ void check_device_tensor(const std::string &name, const pagegrad_tensor &tensor,
     }
 }
 
+void check_dtype_of_q(const std::string &name, const pagegrad_tensor &tensor,
+                      const pagegrad_tensor &q) {
+    if (tensor.dtype != q.dtype) {
+        fail(PAGEGRAD_UNSUPPORTED, name, ".dtype is ", dtype_name(tensor.dtype), ", expected ",
+             dtype_name(q.dtype), ", that of q, on GPUs");
+    }
+}
+
 void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_tensor &tensor,
                 int unit_bytes) {
     const int64_t unit = unit_bytes / element_size(tensor.dtype);

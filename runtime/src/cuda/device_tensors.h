@@ -17,6 +17,10 @@ void check_device_memory(const std::string &name, const void *data, const Place 
 void check_device_tensor(const std::string &name, const pagegrad_tensor &tensor, int unit_bytes,
                          const Place &place);
 
+/// Refuses a tensor of another dtype than q, which other devices may take.
+void check_dtype_of_q(const std::string &name, const pagegrad_tensor &tensor,
+                      const pagegrad_tensor &q);
+
 /// Adds the address of a tensor and its strides, innermost dimension first, in units of
 /// `unit_bytes`.
 void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_tensor &tensor,

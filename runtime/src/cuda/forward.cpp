@@ -25,6 +25,7 @@ public:
         : plan(plan), args(args), place(place), layout(check_forward(plan, args)),
           kernel(choose_kernel("forward", static_cast<pagegrad_dtype>(args.q.dtype), plan.head_dim,
                                place.device, execution.kernel)) {
+        check_dtype_of_q("out", args.out, args.q);
         check_device_tensor("q", args.q, vector_bytes, place);
         check_device_tensor("k_pool", args.k_pool, vector_bytes, place);
         check_device_tensor("v_pool", args.v_pool, vector_bytes, place);
