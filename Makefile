@@ -6,9 +6,9 @@ CMAKE := .venv/bin/cmake
 CTEST := .venv/bin/ctest
 JOBS ?= $(shell nproc)
 
-FOLDERS := $(wildcard benchmarks examples generators runtime schedules tests tools)
+FOLDERS := $(wildcard benchmarks examples generators lowering runtime schedules tests tools)
 SOURCES = find $(FOLDERS) -name '*.cpp' -o -name '*.h' -o -name '*.hpp'
-LINTED = find generators runtime schedules tools -name '*.cpp'
+LINTED = find generators lowering runtime schedules tools -name '*.cpp'
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile

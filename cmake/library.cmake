@@ -1,6 +1,7 @@
 # The library: one archive with the runtime and the kernels (kernels.cmake adds them). Its users need
 # nothing of Halide.
-file(GLOB runtime_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/runtime/src/*.cpp")
+file(GLOB runtime_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/runtime/src/*.cpp"
+                                            "${PROJECT_SOURCE_DIR}/runtime/src/cuda/*.cpp")
 add_library(pagegrad STATIC ${runtime_sources})
 add_library(pagegrad::pagegrad ALIAS pagegrad)
 target_sources(pagegrad PUBLIC

@@ -38,9 +38,29 @@ inline Expr visible(const Expr &key, const Expr &key_begin, const Expr &key_end)
            Halide::reinterpret<uint32_t>(Halide::max(key_end - key_begin, 0));
 }
 
-/// P = exp(s - lse) with s = scale * score. lse comes times log2(e).
-inline Expr probability(const Expr &score, const Expr &scale, const Expr &lse_log2) {
-    return exp2(score * (scale * log2_e) - lse_log2);
+/// 2^x to about 2 ulp: an instruction of GPUs (lowering/ptx_expander.h).
+inline Expr exp2_instruction(const Expr &x) {
+    return Halide::Internal::Call::make(Halide::Float(32), "fast_exp2", {x},
+                                        Halide::Internal::Call::PureExtern);
+}
+
+/// log2(x), as an instruction of GPUs.
+inline Expr log2_instruction(const Expr &x) {
+    return Halide::Internal::Call::make(Halide::Float(32), "fast_log2", {x},
+                                        Halide::Internal::Call::PureExtern);
+}
+
+/// max(a, b) as one instruction of GPUs: LLVM makes two of Halide's where it chains them.
+inline Expr max_instruction(const Expr &a, const Expr &b) {
+    return Halide::Internal::Call::make(Halide::Float(32), "fast_max", {a, b},
+                                        Halide::Internal::Call::PureExtern);
+}
+
+/// P = exp(s - lse), at most 1 whatever the rounding of lse. lse comes times log2(e), and the
+/// scores are multiplied by it here: where they still lack their scale, it comes with that.
+inline Expr probability(const Expr &score, const Expr &lse_log2, const Expr &scale_log2 = log2_e,
+                        Expr (*exponential)(const Expr &) = exp2) {
+    return exponential(Halide::min(score * scale_log2 - lse_log2, 0.0f));
 }
 
 /// Scores of the forward, times log2(e). Hidden ones lie so far below lowest_max, where maxima

@@ -34,7 +34,8 @@ public:
         f.S(j, h, i) += q(over_d, h, i) * f.Kt(j, over_d);
         f.dP(j, h, i) += dout(over_d, h, i) * f.Vt(j, over_d);
         const Expr sees = visible(j, seen(0, i), seen(1, i));
-        f.P(j, h, i) = select(sees, probability(f.S(j, h, i), scale, lse_log2(h, i)), 0.0f);
+        f.P(j, h, i) =
+            select(sees, probability(f.S(j, h, i), lse_log2(h, i), scale * log2_e), 0.0f);
         f.dS(j, h, i) = score_gradient(f.P(j, h, i), f.dP(j, h, i), delta(h, i)) * scale;
         dq(d, h, i) = 0.0f;
         dq(d, h, i) += f.dS(over_keys, h, i) * k(d, over_keys);

@@ -96,7 +96,7 @@ public:
             return scores(c % NR, c / NR, r % MR, r / MR, kt);
         };
         const Expr sees = visible(tile_key + c, f.key_begin(r), f.key_end(r));
-        f.P(c, r, kt) = select(sees, probability(element(f.S), scale, f.lse(r)), 0.0f);
+        f.P(c, r, kt) = select(sees, probability(element(f.S), f.lse(r), scale * log2_e), 0.0f);
         f.dS(c, r, kt) = score_gradient(f.P(c, r, kt), element(f.dP), f.delta(r));
 
         // Probabilities and gradients as operands of products over rows and over keys.

@@ -21,12 +21,17 @@ PoolRow clamp_to_pool(const PoolRow &row, const Pool &pool) {
 }
 
 /// Looks up key `key` of a list of blocks whose first key sits in slot `first_slot`.
+template<typename Blocks>
+PoolRow find_in_blocks(const Blocks &blocks, const Expr &block_size, const Expr &first_slot,
+                       const Expr &key) {
+    const Expr place = first_slot + key;
+    return {blocks(place / block_size), place % block_size};
+}
+
 template<typename Blocks, typename Pool>
 PoolRow find_in_pool(const Blocks &blocks, const Pool &pool, const Expr &first_slot,
                      const Expr &key) {
-    const Expr block_size = pool.dim(2).extent();
-    const Expr place = first_slot + key;
-    return {blocks(place / block_size), place % block_size};
+    return find_in_blocks(blocks, pool.dim(2).extent(), first_slot, key);
 }
 
 /// Fields of a packed query row, in the order of struct QueryRow in runtime/src/rows.h.

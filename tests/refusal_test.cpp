@@ -208,6 +208,7 @@ std::vector<Refusal> execution_refusals() {
          execution([](auto &how) { how.struct_size = 0; }),
          {"struct_size", "0"}},
         {"device", both, execution([](auto &how) { how.device = 42; }), {"device", "42"}},
+        {"unordered", both, execution([](auto &how) { how.unordered = 2; }), {"unordered", "2"}},
         {"num_threads",
          both,
          execution([](auto &how) { how.num_threads = -3; }),

@@ -3,6 +3,7 @@
 #include "tools/commands.h"
 #include "tools/npy.h"
 #include "tools/option_values.h"
+#include "tools/placement.h"
 
 #include <algorithm>
 #include <charconv>
@@ -423,9 +424,10 @@ class Run {
 public:
     explicit Run(const RunOptions &options)
         : options(options), dtype(dtypes.at(options.dtype)), batch(read_batch(options)),
-          plan(make_plan(options, batch)) {
-        execution.device = devices.at(options.device);
+          plan(make_plan(options, batch)), placement(devices.at(options.device)),
+          execution(placement.execution()) {
         execution.num_threads = options.threads;
+        execution.unordered = options.ordered == "off";
         lse_shape = batch.q.shape;
         lse_shape.pop_back();
     }
@@ -442,12 +444,21 @@ public:
 
 private:
     /// Milliseconds.
-    double run_forward(const Execution &execution) {
+    double run_forward(Execution execution) {
         out = Operand(batch.q.shape, dtype);
         lse = Operand(lse_shape, Dtype::Float32);
+        const Tensor q = placement.input(batch.q.view());
+        const PagedKv kv = placed_kv();
+        const Tensor out_there = placement.output(out.view());
+        const Tensor lse_there = placement.output(lse.view());
+        plan.prepare(execution);
+        placement.make_workspace(execution,
+                                 forward_workspace(plan, q, kv, out_there, lse_there, execution));
         const double time = time_of([&] {
-            forward(plan, batch.q.view(), batch.kv.view(), out.view(), lse.view(), execution);
+            forward(plan, q, kv, out_there, lse_there, execution);
+            placement.wait();
         });
+        placement.finish();
         write_rows("out", out);
         write("lse", lse.shape, lse.to_float(), false);
         return time;
@@ -468,16 +479,31 @@ private:
         }
         const Operand dq(batch.q.shape, dtype);
         const Operand dk(batch.kv.k.shape, Dtype::Float32), dv(batch.kv.k.shape, Dtype::Float32);
+        const BackwardInputs inputs = {placement.input(dout.view()),
+                                       placement.input(batch.q.view()), placement.input(out.view()),
+                                       lse.shape.empty() ? Tensor() : placement.input(lse.view()),
+                                       Tensor()};
+        const PagedKv kv = placed_kv();
+        const Gradients gradients = {placement.output(dq.view()), placement.output(dk.view()),
+                                     placement.output(dv.view()), PoolMode::Overwrite};
+        plan.prepare(execution);
+        placement.make_workspace(execution,
+                                 backward_workspace(plan, inputs, kv, gradients, execution));
         report(5, time_of([&] {
-                   backward(plan,
-                            {dout.view(), batch.q.view(), out.view(),
-                             lse.shape.empty() ? Tensor() : lse.view(), Tensor()},
-                            batch.kv.view(), {dq.view(), dk.view(), dv.view(), PoolMode::Overwrite},
-                            execution);
+                   backward(plan, inputs, kv, gradients, execution);
+                   placement.wait();
                }));
+        placement.finish();
         write_rows("dq", dq);
         write_pool("dk", dk);
         write_pool("dv", dv);
+    }
+
+    PagedKv placed_kv() {
+        PagedKv kv = batch.kv.view();
+        kv.k = placement.input(kv.k);
+        kv.v = placement.input(kv.v);
+        return kv;
     }
 
     void choose_kernel() {
@@ -500,8 +526,10 @@ private:
             options.threads > 0 ? options.threads : std::thread::hardware_concurrency();
         const double flops = 2.0 * products * static_cast<double>(plan.info().visible_pairs) *
                              plan.config().num_heads * plan.config().head_dim;
-        std::printf("%s: kernel %s, %u threads, %.3f ms, %.1f GFLOP/s\n", options.op.c_str(),
-                    kernel, threads, milliseconds, flops / milliseconds * 1e-6);
+        const std::string where =
+            execution.device == PAGEGRAD_CUDA ? "on a GPU" : std::to_string(threads) + " threads";
+        std::printf("%s: kernel %s, %s, %.3f ms, %.1f GFLOP/s\n", options.op.c_str(), kernel,
+                    where.c_str(), milliseconds, flops / milliseconds * 1e-6);
     }
 
     void write_rows(const std::string &name, const Operand &rows) const {
@@ -537,6 +565,7 @@ private:
     const Plan plan;
     std::vector<int64_t> lse_shape;
     Operand out, lse;  ///< lse stays empty where the library shall compute it
+    Placement placement;
     Execution execution;
     const char *kernel = nullptr;  ///< that runs
 };
@@ -619,7 +648,7 @@ void add_execution_options(CLI::App *command, RunOptions &options) {
         ->capture_default_str();
     command
         ->add_option("--ordered", options.ordered,
-                     "Sums in a fixed order; on the CPU they always are")
+                     "Sums in a fixed order; off is faster for some batches on GPUs")
         ->check(CLI::IsMember({"on", "off"}))
         ->capture_default_str();
     command->add_option("--kernel", options.kernel,

@@ -1,6 +1,8 @@
 /// The C interface: checks what every call has in common, and turns failures into statuses.
 #include "pagegrad/pagegrad.h"
 
+#include "cuda/device_kernels.h"
+#include "cuda/execute.h"
 #include "execute.h"
 #include "kernels.h"
 #include "status.h"
@@ -61,11 +63,20 @@ pagegrad_execution check_execution(const pagegrad_execution *given) {
             ", expected at least 0");
     require(execution.device == PAGEGRAD_CPU || execution.device == PAGEGRAD_CUDA,
             "execution.device is ", execution.device, ", expected a pagegrad_device");
-    if (execution.device == PAGEGRAD_CUDA) {
-        fail(PAGEGRAD_UNSUPPORTED, "execution.device is CUDA, but this build has no CUDA kernels");
-    }
+    require(execution.unordered == 0 || execution.unordered == 1, "execution.unordered is ",
+            execution.unordered, ", expected 0 or 1");
     require(reinterpret_cast<uintptr_t>(execution.workspace) % 64 == 0, "execution.workspace is ",
             execution.workspace, ", expected an address aligned to 64 bytes");
+    return execution;
+}
+
+/// The same for operations that GPUs do not have.
+pagegrad_execution check_cpu_execution(const pagegrad_execution *given, const char *operation) {
+    const pagegrad_execution execution = check_execution(given);
+    if (execution.device == PAGEGRAD_CUDA) {
+        fail(PAGEGRAD_UNSUPPORTED, "execution.device is CUDA, but this build has no ", operation,
+             " for it");
+    }
     return execution;
 }
 
@@ -94,6 +105,22 @@ void execute(const Call &call, const pagegrad_execution &execution) {
     call.execute(own.get());
 }
 
+pagegrad_kernel_info describe(const Kernel &kernel) {
+    return {sizeof(pagegrad_kernel_info), kernel.name,  operation_name(kernel.operation),
+            target_name(kernel.target),   kernel.dtype, kernel.head_dim,
+            available(kernel.target)};
+}
+
+pagegrad_kernel_info describe(const cuda::KernelEntry &entry) {
+    return {sizeof(pagegrad_kernel_info),
+            entry.kernel->name,
+            entry.operation,
+            entry.target,
+            entry.dtype,
+            entry.head_dim,
+            available(entry)};
+}
+
 }  // namespace
 }  // namespace pagegrad
 
@@ -112,6 +139,17 @@ void pagegrad_plan_destroy(pagegrad_plan *plan) {
     delete plan;
 }
 
+pagegrad_status pagegrad_plan_prepare(const pagegrad_plan *plan,
+                                      const pagegrad_execution *execution, pagegrad_error *error) {
+    return report(error, [&] {
+        const pagegrad_plan &checked = not_null(plan, "plan");
+        const pagegrad_execution how = check_execution(execution);
+        if (how.device == PAGEGRAD_CUDA) {
+            cuda::prepare(checked, how);
+        }
+    });
+}
+
 pagegrad_status pagegrad_plan_get_info(const pagegrad_plan *plan, pagegrad_plan_info *info,
                                        pagegrad_error *error) {
     return report(error, [&] {
@@ -128,9 +166,12 @@ pagegrad_status pagegrad_forward_workspace(const pagegrad_plan *plan,
                                            pagegrad_error *error) {
     return report(error, [&] {
         require(bytes != nullptr, "bytes is null, expected a pointer");
-        *bytes = ForwardCall::check(not_null(plan, "plan"), not_null(args, "args"),
-                                    check_execution(execution))
-                     .workspace_size();
+        const pagegrad_execution checked = check_execution(execution);
+        const pagegrad_plan &of = not_null(plan, "plan");
+        const pagegrad_forward_args &with = not_null(args, "args");
+        *bytes = checked.device == PAGEGRAD_CUDA
+                     ? cuda::forward_workspace(of, with, checked)
+                     : ForwardCall::check(of, with, checked).workspace_size();
     });
 }
 
@@ -138,8 +179,13 @@ pagegrad_status pagegrad_forward(const pagegrad_plan *plan, const pagegrad_forwa
                                  const pagegrad_execution *execution, pagegrad_error *error) {
     return report(error, [&] {
         const pagegrad_execution checked = check_execution(execution);
-        execute(ForwardCall::check(not_null(plan, "plan"), not_null(args, "args"), checked),
-                checked);
+        const pagegrad_plan &of = not_null(plan, "plan");
+        const pagegrad_forward_args &with = not_null(args, "args");
+        if (checked.device == PAGEGRAD_CUDA) {
+            cuda::forward(of, with, checked);
+        } else {
+            execute(ForwardCall::check(of, with, checked), checked);
+        }
     });
 }
 
@@ -149,9 +195,12 @@ pagegrad_status pagegrad_backward_workspace(const pagegrad_plan *plan,
                                             pagegrad_error *error) {
     return report(error, [&] {
         require(bytes != nullptr, "bytes is null, expected a pointer");
-        *bytes = BackwardCall::check(not_null(plan, "plan"), not_null(args, "args"),
-                                     check_execution(execution))
-                     .workspace_size();
+        const pagegrad_execution checked = check_execution(execution);
+        const pagegrad_plan &of = not_null(plan, "plan");
+        const pagegrad_backward_args &with = not_null(args, "args");
+        *bytes = checked.device == PAGEGRAD_CUDA
+                     ? cuda::backward_workspace(of, with, checked)
+                     : BackwardCall::check(of, with, checked).workspace_size();
     });
 }
 
@@ -159,8 +208,13 @@ pagegrad_status pagegrad_backward(const pagegrad_plan *plan, const pagegrad_back
                                   const pagegrad_execution *execution, pagegrad_error *error) {
     return report(error, [&] {
         const pagegrad_execution checked = check_execution(execution);
-        execute(BackwardCall::check(not_null(plan, "plan"), not_null(args, "args"), checked),
-                checked);
+        const pagegrad_plan &of = not_null(plan, "plan");
+        const pagegrad_backward_args &with = not_null(args, "args");
+        if (checked.device == PAGEGRAD_CUDA) {
+            cuda::backward(of, with, checked);
+        } else {
+            execute(BackwardCall::check(of, with, checked), checked);
+        }
     });
 }
 
@@ -169,7 +223,7 @@ pagegrad_status pagegrad_gather(const pagegrad_plan *plan, const pagegrad_tensor
                                 pagegrad_error *error) {
     return report(error, [&] {
         gather(not_null(plan, "plan"), not_null(pool, "pool"), not_null(dense, "dense"),
-               check_execution(execution));
+               check_cpu_execution(execution, "gather"));
     });
 }
 
@@ -178,28 +232,23 @@ pagegrad_status pagegrad_scatter_add(const pagegrad_plan *plan, const pagegrad_t
                                      const pagegrad_execution *execution, pagegrad_error *error) {
     return report(error, [&] {
         scatter_add(not_null(plan, "plan"), not_null(dense, "dense"), not_null(pool, "pool"),
-                    check_execution(execution));
+                    check_cpu_execution(execution, "scatter_add"));
     });
 }
 
 int32_t pagegrad_kernel_count(void) {
-    return kernel_count();
+    return kernel_count() + static_cast<int32_t>(cuda::kernel_entries().size());
 }
 
 pagegrad_status pagegrad_get_kernel_info(int32_t index, pagegrad_kernel_info *info,
                                          pagegrad_error *error) {
     return report(error, [&] {
-        require(index >= 0 && index < kernel_count(), "index is ", index, ", expected 0 to ",
-                kernel_count() - 1);
+        require(index >= 0 && index < pagegrad_kernel_count(), "index is ", index,
+                ", expected 0 to ", pagegrad_kernel_count() - 1);
         const uint32_t size = not_null(info, "info").struct_size;
         require(size == sizeof(*info), "info.struct_size is ", size, ", expected ", sizeof(*info));
-        const Kernel &kernel = kernel_list()[index];
-        info->name = kernel.name;
-        info->operation = operation_name(kernel.operation);
-        info->target = target_name(kernel.target);
-        info->dtype = kernel.dtype;
-        info->head_dim = kernel.head_dim;
-        info->available = available(kernel.target);
+        *info = index < kernel_count() ? describe(kernel_list()[index])
+                                       : describe(cuda::kernel_entries()[index - kernel_count()]);
     });
 }
 
@@ -211,9 +260,15 @@ pagegrad_status pagegrad_choose_kernel(const pagegrad_plan *plan, const char *op
         const std::string wanted = operation ? operation : "";
         require(wanted == "forward" || wanted == "backward", "operation is \"", wanted,
                 "\", expected \"forward\" or \"backward\"");
-        *name = choose_kernel(wanted == "forward" ? Operation::forward : Operation::backward,
-                              check_dtype("argument", dtype), not_null(plan, "plan").head_dim,
-                              check_execution(execution).kernel)
+        const pagegrad_dtype of = check_dtype("argument", dtype);
+        const pagegrad_plan &with = not_null(plan, "plan");
+        const pagegrad_execution checked = check_execution(execution);
+        if (checked.device == PAGEGRAD_CUDA) {
+            *name = cuda::chosen_kernel(with, operation, of, checked);
+            return;
+        }
+        *name = choose_kernel(wanted == "forward" ? Operation::forward : Operation::backward, of,
+                              with.head_dim, checked.kernel)
                     .name;
     });
 }
@@ -242,6 +297,8 @@ const char *pagegrad_status_name(pagegrad_status status) {
         return "no device";
     case PAGEGRAD_INTERNAL:
         return "internal error";
+    case PAGEGRAD_DRIVER_ERROR:
+        return "CUDA driver error";
     }
     return "unknown status";
 }

@@ -514,8 +514,7 @@ void compute_lse(const BackwardCall &call, const QueryLayout &layout,
 
 }  // namespace
 
-BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backward_args &args,
-                                 const pagegrad_execution &execution) {
+QueryLayout check_backward(const pagegrad_plan &plan, const pagegrad_backward_args &args) {
     require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,
             ", expected ", sizeof(args));
     require(std::isfinite(args.scale), "scale is ", args.scale, ", expected a finite number");
@@ -544,6 +543,13 @@ BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backw
                     {"out", &args.out},
                     {"lse", &args.lse},
                     {"dlse", &args.dlse}});
+    return layout;
+}
+
+BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backward_args &args,
+                                 const pagegrad_execution &execution) {
+    check_backward(plan, args);
+    const pagegrad_dtype dtype = check_dtype("q", args.q.dtype);
     return {plan, args, Threads(execution), dtype,
             choose_kernel(Operation::backward, dtype, plan.head_dim, execution.kernel)};
 }

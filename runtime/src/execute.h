@@ -57,6 +57,10 @@ struct BackwardCall {
     void execute(void *workspace) const;
 };
 
+/// Checks what every device asks of the arguments.
+QueryLayout check_forward(const pagegrad_plan &plan, const pagegrad_forward_args &args);
+QueryLayout check_backward(const pagegrad_plan &plan, const pagegrad_backward_args &args);
+
 void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegrad_tensor &dense,
             const pagegrad_execution &execution);
 void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,

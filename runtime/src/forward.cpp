@@ -199,8 +199,7 @@ private:
 
 }  // namespace
 
-ForwardCall ForwardCall::check(const pagegrad_plan &plan, const pagegrad_forward_args &args,
-                               const pagegrad_execution &execution) {
+QueryLayout check_forward(const pagegrad_plan &plan, const pagegrad_forward_args &args) {
     require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,
             ", expected ", sizeof(args));
     require(std::isfinite(args.scale), "scale is ", args.scale, ", expected a finite number");
@@ -214,6 +213,13 @@ ForwardCall ForwardCall::check(const pagegrad_plan &plan, const pagegrad_forward
     }
     check_distinct({{"out", &args.out}, {"lse", &args.lse}},
                    {{"q", &args.q}, {"k_pool", &args.k_pool}, {"v_pool", &args.v_pool}});
+    return layout;
+}
+
+ForwardCall ForwardCall::check(const pagegrad_plan &plan, const pagegrad_forward_args &args,
+                               const pagegrad_execution &execution) {
+    check_forward(plan, args);
+    const pagegrad_dtype dtype = check_dtype("q", args.q.dtype);
     return {plan, args, Threads(execution), dtype,
             choose_kernel(Operation::forward, dtype, plan.head_dim, execution.kernel)};
 }

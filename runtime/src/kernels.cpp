@@ -30,11 +30,6 @@ bool has_f16c() {
 }
 #endif
 
-/// Whether `part` stands in `name` between underscores.
-bool has_part(const std::string &name, const std::string &part) {
-    return ("_" + name + "_").find("_" + part + "_") != std::string::npos;
-}
-
 bool matches(const Kernel &kernel, const char *name) {
     return !name || has_part(kernel.name, name) ||
            (kernel.operation == Operation::backward_dense && !std::strcmp(name, "materialised"));
@@ -85,6 +80,10 @@ const char *operation_name(Operation operation) {
                                         "forward_finish",    "row_statistics", "gather",
                                         "scatter_add"};
     return names[static_cast<int>(operation)];
+}
+
+bool has_part(const std::string &name, const std::string &part) {
+    return ("_" + name + "_").find("_" + part + "_") != std::string::npos;
 }
 
 const char *target_name(CpuTarget target) {

@@ -96,6 +96,9 @@ int kernel_count();
 const char *operation_name(Operation operation);
 const char *target_name(CpuTarget target);
 
+/// Whether `part` stands in `name` between underscores.
+bool has_part(const std::string &name, const std::string &part);
+
 /// Whether this machine can run the target's instructions.
 bool available(CpuTarget target);
 

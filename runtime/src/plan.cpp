@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include "cuda/prepared_plan.h"
 #include "status.h"
 
 #include <algorithm>
@@ -390,19 +391,6 @@ private:
     }
 };
 
-/// Query tokens, summed over the users of a run, that see a key of it.
-int64_t visible_tokens(const pagegrad_plan &plan, const Run &run) {
-    int64_t tokens = 0;
-    for (int32_t u = run.users_begin; u < run.users_end; u++) {
-        const RunUser &user = plan.users[u];
-        const int64_t begin = user.first_key;
-        tokens += plan.visibility(plan.sequences[user.sequence])
-                      .queries({begin, begin + run.num_keys})
-                      .size();
-    }
-    return tokens;
-}
-
 /// Most work first: whoever comes last then has little left to wait for.
 void order_runs(pagegrad_plan &plan) {
     std::vector<Keyed<uint64_t>> order;
@@ -460,7 +448,20 @@ pagegrad_plan make_plan(const pagegrad_plan_desc &desc) {
     RunBuilder(plan).build();
     order_runs(plan);
     list_uses(plan);
+    plan.prepared = std::make_shared<cuda::PreparedPlan>();
     return plan;
+}
+
+int64_t visible_tokens(const pagegrad_plan &plan, const Run &run) {
+    int64_t tokens = 0;
+    for (int32_t u = run.users_begin; u < run.users_end; u++) {
+        const RunUser &user = plan.users[u];
+        const int64_t begin = user.first_key;
+        tokens += plan.visibility(plan.sequences[user.sequence])
+                      .queries({begin, begin + run.num_keys})
+                      .size();
+    }
+    return tokens;
 }
 
 pagegrad_plan_info describe(const pagegrad_plan &plan) {

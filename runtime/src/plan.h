@@ -12,9 +12,14 @@
 #include "visibility.h"
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace pagegrad {
+
+namespace cuda {
+class PreparedPlan;
+}
 
 /// A sequence that uses a run.
 struct RunUser {
@@ -66,6 +71,7 @@ struct pagegrad_plan {
     std::vector<pagegrad::RunUser> users;
     std::vector<pagegrad::SequenceUse> uses;
     std::vector<int32_t> blocks;  ///< pool blocks of all runs, each once; runs may meet in a block
+    std::shared_ptr<pagegrad::cuda::PreparedPlan> prepared;  ///< its copies on GPUs
 
     int group() const {
         return num_heads / num_kv_heads;
@@ -79,6 +85,9 @@ namespace pagegrad {
 
 /// Throws Failure.
 pagegrad_plan make_plan(const pagegrad_plan_desc &desc);
+
+/// Query tokens, summed over the users of a run, that see a key of it.
+int64_t visible_tokens(const pagegrad_plan &plan, const Run &run);
 
 pagegrad_plan_info describe(const pagegrad_plan &plan);
 

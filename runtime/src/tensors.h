@@ -27,6 +27,14 @@ struct NamedTensor {
 void check_distinct(const std::vector<NamedTensor> &outputs,
                     const std::vector<NamedTensor> &others);
 
+/// For messages.
+const char *dtype_name(int32_t dtype);
+
+/// Bytes of an element.
+constexpr int64_t element_size(int32_t dtype) {
+    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
+}
+
 /// The dtype of a call's tensors. Refuses what is no pagegrad_dtype.
 pagegrad_dtype check_dtype(const char *name, int32_t dtype);
 
@@ -41,13 +49,6 @@ inline bool present(const pagegrad_tensor &tensor) {
 }
 
 bool empty(const pagegrad_tensor &tensor);
-
-const char *dtype_name(int32_t dtype);
-
-/// Bytes.
-constexpr int64_t element_size(int32_t dtype) {
-    return dtype == PAGEGRAD_FLOAT32 ? 4 : 2;
-}
 
 /// Address of the element `offset` elements after the first.
 inline void *element(const pagegrad_tensor &tensor, int64_t offset) {

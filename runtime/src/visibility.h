@@ -34,11 +34,15 @@ public:
                                            : std::min(window_right, unbounded)) {
     }
 
+    /// The key that the mask and its window count from, for query i; may be no key at all.
+    int64_t diagonal(int64_t i) const {
+        return i + shift;
+    }
+
     /// Keys that query i sees.
     Range keys(int64_t i) const {
-        const int64_t diagonal = i + shift;
-        return {std::clamp<int64_t>(diagonal - left, 0, kv_length),
-                std::clamp<int64_t>(diagonal + right + 1, 0, kv_length)};
+        return {std::clamp<int64_t>(diagonal(i) - left, 0, kv_length),
+                std::clamp<int64_t>(diagonal(i) + right + 1, 0, kv_length)};
     }
 
     /// Queries that see any key of a span inside [0, kv_length).

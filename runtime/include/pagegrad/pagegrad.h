@@ -21,7 +21,12 @@
  * (block_table[b][j / block_size], j % block_size). Nothing takes ownership of a pointer, and no
  * pointer is kept after a call returns. A call that fails writes to no output. No call aborts,
  * throws or prints. Results are bitwise the same for any number of threads and any placement of
- * blocks in the pool.
+ * blocks in the pool, and in every run.
+ *
+ * GPUs. With execution.device = PAGEGRAD_CUDA all tensors and the workspace are in the memory of
+ * one GPU, and work is put on the caller's stream: a call returns before it is done, allocates
+ * nothing, waits for nothing and may be captured in a CUDA graph. The plan stays on the host; its
+ * first call in a CUDA context copies what the GPU needs of it (see pagegrad_plan_prepare).
  */
 #ifndef PAGEGRAD_H
 #define PAGEGRAD_H
@@ -50,8 +55,9 @@ typedef enum pagegrad_status {
     PAGEGRAD_UNSUPPORTED = 2,         /**< valid, but no kernel of this build can do it */
     PAGEGRAD_WORKSPACE_TOO_SMALL = 3, /**< the message gives the size needed */
     PAGEGRAD_OUT_OF_MEMORY = 4,
-    PAGEGRAD_NO_DEVICE = 5, /**< the device asked for is not there */
-    PAGEGRAD_INTERNAL = 6   /**< a bug of pagegrad */
+    PAGEGRAD_NO_DEVICE = 5,   /**< the device asked for is not there */
+    PAGEGRAD_INTERNAL = 6,    /**< a bug of pagegrad */
+    PAGEGRAD_DRIVER_ERROR = 7 /**< the CUDA driver refused a call: the message gives its words */
 } pagegrad_status;
 
 /** Message of the call it was given to; empty after success. Owned by the caller. */
@@ -146,7 +152,8 @@ typedef struct pagegrad_plan_info {
 PAGEGRAD_API pagegrad_status pagegrad_plan_create(const pagegrad_plan_desc *desc,
                                                   pagegrad_plan **plan, pagegrad_error *error);
 
-/** Frees a plan that no running call uses. NULL is allowed. */
+/** Frees a plan that no running call uses. NULL is allowed. After use on a GPU its CUDA contexts
+ * must still be there; work on a stream counts as running until it is done. */
 PAGEGRAD_API void pagegrad_plan_destroy(pagegrad_plan *plan);
 
 /** Fills `info`, whose struct_size the caller has set. */
@@ -170,9 +177,25 @@ typedef struct pagegrad_execution {
     const char *kernel;
     pagegrad_parallel_for parallel_for; /**< the caller's thread pool; NULL: pagegrad's own */
     void *parallel_for_context;
-    void *workspace; /**< 64-byte aligned; NULL: allocated during the call */
+    void *workspace; /**< 64-byte aligned; NULL: allocated during the call, but not on GPUs */
     size_t workspace_size;
+    /** CUstream or cudaStream_t to put the work on, whose context counts; NULL: the default stream
+     * of the current context. Not used on CPUs. */
+    void *stream;
+    /** 1: sums into dq may come in any order, which is faster for some batches on GPUs; then dq
+     * differs in its last bits from run to run. Not used on CPUs, where the order is fixed. */
+    int32_t unordered;
 } pagegrad_execution;
+
+/**
+ * Makes a plan ready for a GPU, in the CUDA context of `execution`: loads kernels, allocates memory
+ * for the plan's work lists, copies them and waits for the copy. Without this call the first
+ * execution in a context does so; a stream that is being captured needs it done before. Nothing
+ * happens a second time, nor on CPUs.
+ */
+PAGEGRAD_API pagegrad_status pagegrad_plan_prepare(const pagegrad_plan *plan,
+                                                   const pagegrad_execution *execution,
+                                                   pagegrad_error *error);
 
 /**
  * Arguments of the forward. T is the number of tokens of packed tensors (rank 3); tensors of rank 4
@@ -256,10 +279,10 @@ typedef struct pagegrad_kernel_info {
     uint32_t struct_size;
     const char *name;      /**< see docs/kernels.md for the grammar */
     const char *operation; /**< "backward", "forward", "gather", ... */
-    const char *target;    /**< "avx512", "avx2", ... */
+    const char *target;    /**< "avx512", "avx2", ..., or "sm90" for GPUs */
     int32_t dtype;         /**< pagegrad_dtype */
     int32_t head_dim;      /**< 0: any */
-    int32_t available;     /**< 1 if this machine can run it */
+    int32_t available;     /**< 1 if this machine, or a GPU of it, can run it */
 } pagegrad_kernel_info;
 
 /** Number of kernels in this build. */

@@ -156,6 +156,11 @@ public:
     const AttentionConfig &config() const {
         return config_;
     }
+    /// See pagegrad_plan_prepare.
+    void prepare(const Execution &execution) const {
+        pagegrad_error error{};
+        internal::check(pagegrad_plan_prepare(get(), &execution, &error), error);
+    }
     pagegrad_plan_info info() const {
         pagegrad_plan_info info{};
         info.struct_size = sizeof(info);
@@ -169,9 +174,10 @@ private:
     std::shared_ptr<pagegrad_plan> plan_;
 };
 
-/// out and lse of the forward; `lse` may be absent.
-inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const Tensor &out,
-                    const Tensor &lse = {}, const Execution &execution = {}) {
+namespace internal {
+
+inline pagegrad_forward_args forward_args(const Plan &plan, const Tensor &q, const PagedKv &kv,
+                                          const Tensor &out, const Tensor &lse) {
     pagegrad_forward_args args{};
     args.struct_size = sizeof(args);
     args.scale = plan.config().scale;
@@ -180,6 +186,27 @@ inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const 
     args.v_pool = kv.v;
     args.out = out;
     args.lse = lse;
+    return args;
+}
+
+}  // namespace internal
+
+/// Bytes of workspace that `forward` needs: on GPUs the caller provides them.
+inline size_t forward_workspace(const Plan &plan, const Tensor &q, const PagedKv &kv,
+                                const Tensor &out, const Tensor &lse = {},
+                                const Execution &execution = {}) {
+    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse);
+    size_t bytes = 0;
+    pagegrad_error error{};
+    internal::check(pagegrad_forward_workspace(plan.get(), &args, &execution, &bytes, &error),
+                    error);
+    return bytes;
+}
+
+/// out and lse of the forward; `lse` may be absent.
+inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const Tensor &out,
+                    const Tensor &lse = {}, const Execution &execution = {}) {
+    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse);
     pagegrad_error error{};
     internal::check(pagegrad_forward(plan.get(), &args, &execution, &error), error);
 }
@@ -198,9 +225,10 @@ struct Gradients {
     PoolMode mode = PoolMode::Accumulate;
 };
 
-/// dq, and dk and dv into the pools of gradients.
-inline void backward(const Plan &plan, const BackwardInputs &inputs, const PagedKv &kv,
-                     const Gradients &gradients, const Execution &execution = {}) {
+namespace internal {
+
+inline pagegrad_backward_args backward_args(const Plan &plan, const BackwardInputs &inputs,
+                                            const PagedKv &kv, const Gradients &gradients) {
     pagegrad_backward_args args{};
     args.struct_size = sizeof(args);
     args.scale = plan.config().scale;
@@ -215,6 +243,26 @@ inline void backward(const Plan &plan, const BackwardInputs &inputs, const Paged
     args.dk_pool = gradients.dk_pool;
     args.dv_pool = gradients.dv_pool;
     args.pool_mode = static_cast<int32_t>(gradients.mode);
+    return args;
+}
+
+}  // namespace internal
+
+/// Bytes of workspace that `backward` needs: on GPUs the caller provides them.
+inline size_t backward_workspace(const Plan &plan, const BackwardInputs &inputs, const PagedKv &kv,
+                                 const Gradients &gradients, const Execution &execution = {}) {
+    const pagegrad_backward_args args = internal::backward_args(plan, inputs, kv, gradients);
+    size_t bytes = 0;
+    pagegrad_error error{};
+    internal::check(pagegrad_backward_workspace(plan.get(), &args, &execution, &bytes, &error),
+                    error);
+    return bytes;
+}
+
+/// dq, and dk and dv into the pools of gradients.
+inline void backward(const Plan &plan, const BackwardInputs &inputs, const PagedKv &kv,
+                     const Gradients &gradients, const Execution &execution = {}) {
+    const pagegrad_backward_args args = internal::backward_args(plan, inputs, kv, gradients);
     pagegrad_error error{};
     internal::check(pagegrad_backward(plan.get(), &args, &execution, &error), error);
 }

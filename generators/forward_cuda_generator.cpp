@@ -1,0 +1,123 @@
+/// The forward of tiles of query rows on a GPU's tensor cores: one thread block per task of a work
+/// list keeps packed query rows of a sequence and goes past its keys, read through the block table,
+/// with an online softmax. Lists and layouts: lowering/README.md.
+#include "query_tiles_cuda.h"
+#include "schedules/attention_cuda.h"
+
+#include <memory>
+
+namespace pagegrad {
+namespace {
+
+using namespace Halide;
+
+class ForwardCuda : public Generator<ForwardCuda> {
+public:
+    GeneratorParam<Type> element{"element", BFloat(16)};      // of q, out and the pools
+    GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
+
+    GeneratorParam<int> streamed_rows{"streamed_rows", CudaSchedules().forward.streamed_rows};
+    GeneratorParam<int> warps{"warps", CudaSchedules().forward.warps};
+
+    // Indices innermost first. The caller owns everything. A chunk is 8 elements, a word 2.
+    Input<Buffer<int32_t, 2>> tasks{"tasks"};        // field, task
+    Input<Buffer<int32_t, 2>> queries{"queries"};    // field, entry
+    Input<Buffer<int32_t, 1>> blocks{"blocks"};      // pool blocks of all sequences
+    Input<Buffer<>> q{"q", UInt(128), 4};            // chunk, head, token, batch
+    Input<Buffer<>> k_pool{"k_pool", UInt(128), 4};  // chunk, KV head, slot, block
+    Input<Buffer<>> v_pool{"v_pool", UInt(128), 4};  // chunk, KV head, slot, block
+    Input<Buffer<uint32_t, 4>> out{"out"};           // word, head, token, batch: written
+    Input<Buffer<float, 3>> lse{"lse"};              // head, token, batch: written
+    Input<int> head_dim{"head_dim"};
+    Input<int> block_size{"block_size"};
+    Input<int> group{"group"};                // query heads of a KV head
+    Input<float> scale_log2{"scale_log2"};    // of the scores, times log2(e)
+    Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
+
+    void generate() {
+        const TileSchedule tiles{streamed_rows, 16 * warps, warps};
+        kernel = std::make_unique<TileKernel>(tiles, element);
+        TileKernel &block = *kernel;
+        const PaddedHead head_columns(fixed_head_dim, head_dim);
+        const QueryTiles rows(block, tiles, head_columns, tasks, queries, blocks, group,
+                              block_size);
+        const Tile Q = rows.resident("Q", q);
+        const Tile K = rows.streamed("K", k_pool), V = rows.streamed("V", v_pool);
+
+        const Expr hidden = -1e30f;
+        Accumulator O = block.sum_over_steps(head_columns.padded());
+        RowState largest = block.row_state(-1e30f), sum = block.row_state(0.0f);
+
+        const Accumulator S = block.compute(Q * transposed(K));
+        const auto score = [&](const Element &s) { return s.value * scale_log2; };
+        Expr unmasked = rows.decide_all_visible();
+        const RowVector top = S.map_rows([&](const Row &row) {
+            Expr of_tile = hidden;
+            for (const Element &s : row.elements) {
+                of_tile = max_instruction(
+                    of_tile, select(true_if(unmasked, rows.sees(s)), score(s), hidden));
+            }
+            return max_instruction(largest(row), row_max(of_tile));
+        });
+        const RowVector rescale =
+            S.map_rows([&](const Row &row) { return exp2_instruction(largest(row) - top(row)); });
+        unmasked = rows.decide_all_visible();
+        const Fragment P = S.map([&](const Element &s) {
+            return select(true_if(unmasked, rows.sees(s)), exp2_instruction(score(s) - top(s)),
+                          0.0f);
+        });
+        largest.set([&](const Row &row) { return top(row); });
+        sum.set([&](const Row &row) { return sum(row) * rescale(row) + P.sum_of(row); });
+        O.scale_rows(rescale);
+        O += P * V;
+        block.end_step();
+
+        const RowVector total =
+            block.final_rows(O, [&](const Row &row) { return row_sum(sum(row)); });
+        const RowVector inverse = block.final_rows(
+            O, [&](const Row &row) { return select(total(row) > 0.0f, 1.0f / total(row), 0.0f); });
+        const RowVector row_lse = block.final_rows(O, [&](const Row &row) {
+            const Expr minus_infinity = reinterpret<float>(Expr(int32_t(0xff800000)));
+            return select(total(row) > 0.0f, (largest(row) + log2_instruction(total(row))) * ln_2,
+                          minus_infinity);
+        });
+        const auto exists = [&](const Expr &row) { return rows.exists(row); };
+        O.store_to(
+            [&](const Expr &row, const Expr &pair) { return rows.place(out, row).of(out, pair); },
+            inverse,
+            [&](const Expr &row, const Expr &pair) {
+                return exists(row) && head_columns.contains(pair, 2);
+            });
+        block.store_rows(
+            row_lse,
+            [&](const Expr &row) {
+                const QueryRow at = rows.place(q, row);
+                return lse(at.head, at.token, at.batch);
+            },
+            exists);
+        done(lane, warp, block.task) = block.result();
+    }
+
+    void schedule() {
+        set_dense(tasks, forward_task_fields);
+        set_dense(queries, entry_fields);
+        for (auto *tensor : {&q, &k_pool, &v_pool}) {
+            set_origin(*tensor);
+        }
+        set_origin(out);
+        set_origin(lse);
+        lse.dim(0).set_stride(Expr());
+        set_origin(blocks);
+        set_origin(done);
+        kernel->schedule_behind(done, lane, warp, get_pipeline());
+    }
+
+private:
+    Var lane{"lane"}, warp{"warp"};
+    std::unique_ptr<TileKernel> kernel;
+};
+
+}  // namespace
+}  // namespace pagegrad
+
+HALIDE_REGISTER_GENERATOR(pagegrad::ForwardCuda, forward_cuda)
