@@ -582,7 +582,8 @@ void BackwardCall::execute(void *workspace) const {
     if (kernel.operation == Operation::backward) {
         FusedBackward shared(*this, layout, carver);
         prepare(shared.statistics);
-        fill(shared.dq, 0.0f);
+        for_each_slice(*this, layout,
+                       [&](int, const auto &slice) { fill(slice(shared.dq), 0.0f); });
         shared.tiles.build();
         shared.progress.build();
         threads.for_each(shared.tiles.size(), [&](int thread, int64_t task) {
