@@ -42,13 +42,15 @@ int check_assembler_log(const std::string &log) {
     return registers;
 }
 
-AssembledKernel assemble(const std::string &ptx, const std::string &architecture,
+AssembledKernel assemble(const std::string &ptx, int threads, const std::string &architecture,
                          const std::string &ptxas, const std::string &work_prefix) {
     const std::string input = work_prefix + ".ptx", output = work_prefix + ".cubin",
                       log = work_prefix + ".log";
     std::ofstream(input) << ptx;
-    const std::string command = quoted(ptxas) + " -v -arch=" + architecture + " " + quoted(input) +
-                                " -o " + quoted(output) + " > " + quoted(log) + " 2>&1";
+    const std::string command = quoted(ptxas) + " -v -arch=" + architecture +
+                                " -maxrregcount=" + std::to_string(register_limit(threads)) + " " +
+                                quoted(input) + " -o " + quoted(output) + " > " + quoted(log) +
+                                " 2>&1";
     if (std::system(command.c_str()) != 0) {
         throw std::runtime_error("ptxas failed:\n" + read_file(log));
     }

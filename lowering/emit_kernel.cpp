@@ -36,6 +36,7 @@ void emit(const Request &request) {
         pagegrad::find_kernel(instance->build_module(request.name));
     const pagegrad::AssembledKernel assembled =
         pagegrad::assemble(pagegrad::expand_ptx(kernel.ptx, request.architecture),
+                           kernel.threads[0] * kernel.threads[1] * kernel.threads[2],
                            request.architecture, request.ptxas, request.output);
     std::ofstream(request.output) << pagegrad::device_kernel_source(request.name, kernel,
                                                                     assembled.cubin);

@@ -541,7 +541,9 @@ void TileKernel::schedule_copies(Func storage) {
         .bound_extent(chunk, chunks_per_panel)
         .fuse(chunk, row, chunks)
         .fuse(chunks, panel, chunks)
-        .split(chunks, round, chunks, schedule.warps * warp_size)
+        // Where threads do not divide the chunks, the last round is not for all: two threads must
+        // not write the same place, not even the same value.
+        .split(chunks, round, chunks, schedule.warps * warp_size, TailStrategy::GuardWithIf)
         .split(chunks, warp, lane, warp_size)
         .reorder(round, lane, warp)
         .unroll(round)

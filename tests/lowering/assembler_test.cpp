@@ -11,6 +11,12 @@ const std::string used = "ptxas info    : Used 248 registers, used 1 barriers\n"
 const std::string no_spills =
     "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n";
 
+TEST(RegisterLimit, FitsTheRegisterFile) {
+    EXPECT_EQ(register_limit(384), 168);
+    EXPECT_EQ(register_limit(256), 255);
+    EXPECT_EQ(register_limit(1024), 64);
+}
+
 TEST(Assembler, FindsTheRegisters) {
     EXPECT_EQ(check_assembler_log("ptxas info    : 0 bytes gmem\n" + no_spills + used), 248);
 }
@@ -38,10 +44,11 @@ TEST(Assembler, Assembles) {
     const std::string prefix = testing::TempDir() + "assembler_test",
                       head =
                           ".version 8.1\n.target sm_90a\n.address_size 64\n.visible .entry f()\n";
-    const AssembledKernel kernel = assemble(head + "{ ret; }\n", "sm_90a", PAGEGRAD_PTXAS, prefix);
+    const AssembledKernel kernel =
+        assemble(head + "{ ret; }\n", 384, "sm_90a", PAGEGRAD_PTXAS, prefix);
     EXPECT_EQ(kernel.cubin.substr(1, 3), "ELF");
     EXPECT_GT(kernel.registers, 0);
-    EXPECT_THROW(assemble(head + "{ nonsense; }\n", "sm_90a", PAGEGRAD_PTXAS, prefix),
+    EXPECT_THROW(assemble(head + "{ nonsense; }\n", 384, "sm_90a", PAGEGRAD_PTXAS, prefix),
                  std::runtime_error);
 }
 
