@@ -249,7 +249,9 @@ std::vector<pagegrad_kernel_info> usable_kernels() {
         pagegrad_error error{};
         internal::check(pagegrad_get_kernel_info(index, &info, &error), error);
         const std::string operation = info.operation;
-        if (info.available && (info.head_dim == 0 || info.head_dim == head_dim) &&
+        // The data are float32, in the host's memory.
+        if (info.available && info.dtype == PAGEGRAD_FLOAT32 &&
+            (info.head_dim == 0 || info.head_dim == head_dim) &&
             (operation == "forward" || operation == "backward" || operation == "backward_dense")) {
             kernels.push_back(info);
         }
