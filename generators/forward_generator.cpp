@@ -125,9 +125,7 @@ private:
 
     /// Of packed tiles.
     Expr columns() const {
-        const int NR = register_tile(get_target()).columns;
-        return head_dim > 0 ? Expr((head_dim + NR - 1) / NR * NR)
-                            : v_pairs.dim(0).extent() / NR * NR;
+        return packed_columns(head_dim, v_pairs.dim(0).extent(), register_tile(get_target()));
     }
 };
 

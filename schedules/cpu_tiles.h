@@ -62,9 +62,13 @@ inline void schedule_elements(Halide::Func elements, const Halide::Var &column,
         .unroll(r);
 }
 
-/// Columns of packed tiles: head_dim padded so that every register tile is full.
-inline Halide::Expr padded(const Halide::Expr &extent, int multiple) {
-    return (extent + (multiple - 1)) / multiple * multiple;
+/// Columns of packed tiles: head_dim padded so that every register tile is full. Where it is not
+/// known (0), the extent of a packed tile is that already.
+inline Halide::Expr packed_columns(int head_dim, const Halide::Expr &extent,
+                                   const RegisterTile &tile) {
+    const int multiple = tile.columns;
+    return head_dim > 0 ? Halide::Expr((head_dim + multiple - 1) / multiple * multiple)
+                        : extent / multiple * multiple;
 }
 
 }  // namespace pagegrad

@@ -1,7 +1,7 @@
 #include "device_call.h"
 
 #include "half_problem.h"
-#include "tools/npy.h"
+#include "tests/support/rounding.h"
 
 #include <algorithm>
 #include <cstring>
@@ -59,8 +59,8 @@ void DeviceTensor::store(int64_t at, float value) {
         std::memcpy(&bytes[at * 4], &value, 4);
         return;
     }
-    const uint16_t bits =
-        view.dtype == PAGEGRAD_BFLOAT16 ? float_to_bfloat16(value) : float_to_half(value);
+    const auto bits =
+        static_cast<uint16_t>(encoded(value, static_cast<pagegrad_dtype>(view.dtype)));
     std::memcpy(&bytes[at * 2], &bits, 2);
 }
 
@@ -72,7 +72,7 @@ float DeviceTensor::load(int64_t at) const {
     }
     uint16_t bits;
     std::memcpy(&bits, &bytes[at * 2], 2);
-    return view.dtype == PAGEGRAD_BFLOAT16 ? bfloat16_to_float(bits) : half_to_float(bits);
+    return decoded(bits, static_cast<pagegrad_dtype>(view.dtype));
 }
 
 void DeviceTensor::download(GuardedTensor &host, const char *name) {

@@ -1,6 +1,6 @@
 #include "half_problem.h"
 
-#include "tools/npy.h"
+#include "tests/support/rounding.h"
 
 #include <cmath>
 
@@ -109,24 +109,12 @@ void add_sizes(Quantity &quantity, const std::vector<double> &variances) {
 
 }  // namespace
 
-float round_to(pagegrad_dtype dtype, double value) {
-    const auto narrow = static_cast<float>(value);
-    switch (dtype) {
-    case PAGEGRAD_BFLOAT16:
-        return bfloat16_to_float(float_to_bfloat16(narrow));
-    case PAGEGRAD_FLOAT16:
-        return half_to_float(float_to_half(narrow));
-    default:
-        return narrow;
-    }
-}
-
 Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype) {
     Problem problem = make_problem(geometry);
     for (auto *tensor : {&problem.inputs.q, &problem.inputs.dout, &problem.inputs.k_pool,
                          &problem.inputs.v_pool}) {
         for (double &value : *tensor) {
-            value = round_to(dtype, value);
+            value = rounded(value, dtype);
         }
     }
     problem = make_problem(std::move(problem.inputs), problem.form, problem.layout);

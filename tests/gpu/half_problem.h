@@ -5,9 +5,6 @@
 
 namespace pagegrad::test {
 
-/// The nearest value of a dtype.
-float round_to(pagegrad_dtype dtype, double value);
-
 /// A problem with random data. The sizes of its expected results include the rounding of
 /// probabilities, score gradients, `out` and dq to `dtype`; sums are in float32.
 Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype);
