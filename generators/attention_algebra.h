@@ -12,14 +12,14 @@ using Halide::Expr;
 constexpr float log2_e = 1.44269504088896340736f;
 constexpr float ln_2 = 0.693147180559945309417f;
 
-/// 2^x to about 2e-7 relative for x < 128, 2^-126 below -126: round to an integer, a polynomial
-/// (Taylor terms of 2^f for |f| <= 1/2, of degree 6, the last one fitted), and the integer added to
-/// the exponent.
+/// 2^x to about 2e-7 relative for -126 <= x < 128, exactly 0 from -127 down, between them off by
+/// less than 2^-126: round to an integer, a polynomial (Taylor terms of 2^f for |f| <= 1/2, of
+/// degree 6, the last one fitted), and the integer added to the exponent, which is 0 at -127.
 inline Expr exp2(const Expr &argument) {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; compilers must not
     // cancel the addition.
     constexpr float shifter = 12582912.0f;
-    const Expr x = Halide::max(argument, -126.0f);
+    const Expr x = Halide::max(argument, -127.0f);
     const Expr shifted = Halide::strict_float(x + shifter);
     const Expr f = x - Halide::strict_float(shifted - shifter);
     Expr power = 1.5403530e-4f;
