@@ -274,6 +274,9 @@ class RefusalTest(ProgramTest):
             ("--kv-lens=5", "--kv-lens: lengths add up to 5, expected 4, the tokens of k"),
             ("--kv-lens=2,2", "--kv-lens: 2 sequences, expected 1, as of q"),
             ("--kv-lens=1,,2", "--kv-lens: value is 1,,2, expected an .npy file, or lengths"),
+            ("--kv-lens=-1", "--kv-lens: a length is -1, expected 0 or more"),
+            ("--kv-lens=4-1", "--kv-lens: value is 4-1, expected an .npy file, or lengths"),
+            ("--kv-lens=99999999999", "--kv-lens: value is 99999999999, expected an .npy file"),
         ):
             with self.subTest(option):
                 self.refused(files, option, message=message)
@@ -309,6 +312,10 @@ class RefusalTest(ProgramTest):
         results = self.folder / "results"
         self.refused(self.packed(4, 4), "--kernel=abacus", message="abacus")
         self.assertEqual(list(results.iterdir()), [])
+
+    def test_too_many_threads(self):
+        message = "execution.num_threads is 100000, expected 0..4096"
+        self.refused(self.packed(4, 4), "--threads=100000", message=message)
 
     def test_cuda(self):
         self.refused(self.packed(4, 4), "--device=cuda", status=1, message="CUDA")

@@ -200,7 +200,7 @@ std::vector<int32_t> read_cu_seqlens(const std::string &option, const std::strin
 
 /// Lengths in a file, or in a list as in "37,64".
 std::vector<int32_t> read_lengths(const std::string &option, const std::string &text) {
-    if (text.find_first_not_of("0123456789,") != std::string::npos) {
+    if (text.find_first_not_of("-0123456789,") != std::string::npos) {
         std::vector<int64_t> shape;
         return read_ints(option, text, shape, 1);
     }

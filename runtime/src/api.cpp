@@ -59,8 +59,8 @@ pagegrad_execution check_execution(const pagegrad_execution *given) {
     require(given->struct_size == sizeof(execution), "execution.struct_size is ",
             given->struct_size, ", expected ", sizeof(execution));
     execution = *given;
-    require(execution.num_threads >= 0, "execution.num_threads is ", execution.num_threads,
-            ", expected at least 0");
+    require(execution.num_threads >= 0 && execution.num_threads <= max_threads,
+            "execution.num_threads is ", execution.num_threads, ", expected 0..", max_threads);
     require(execution.device == PAGEGRAD_CPU || execution.device == PAGEGRAD_CUDA,
             "execution.device is ", execution.device, ", expected a pagegrad_device");
     require(execution.unordered == 0 || execution.unordered == 1, "execution.unordered is ",

@@ -408,7 +408,7 @@ struct DenseScratch {
             const int64_t row = sequence.kv_length + 64;
             const int64_t rows =
                 4 * plan.group() * (int64_t{sequence.query_length} + 1) + 2 * plan.head_dim;
-            arena_size = std::max<int64_t>(arena_size, row * rows * sizeof(float) + 8192);
+            arena_size = std::max(arena_size, counted(row, rows * sizeof(float)) + 8192);
         }
         for (float **tensor : {&k, &v, &dk, &dv}) {
             *tensor = carver.take<float>(keys * plan.head_dim);
@@ -499,8 +499,8 @@ size_t lse_forward_size(const BackwardCall &call, const QueryLayout &layout) {
     Carver carver(nullptr);
     const RowStatistics statistics(call, layout, carver);
     const pagegrad_forward_args args = lse_forward_args(call, statistics, nullptr);
-    const size_t before = carver.size() + layout.rows(call.plan) * call.plan.head_dim * 4 + 64;
-    return before + lse_forward(call, args).workspace_size();
+    carver.take<float>(layout.rows(call.plan) * call.plan.head_dim);
+    return carver.size() + lse_forward(call, args).workspace_size();
 }
 
 void compute_lse(const BackwardCall &call, const QueryLayout &layout,

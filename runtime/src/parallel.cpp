@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,9 +25,7 @@ public:
         Job job{body, context, count};
         {
             const std::lock_guard<std::mutex> lock(mutex);
-            while (static_cast<int32_t>(threads.size()) < count - 1) {
-                threads.emplace_back([this] { serve(); });
-            }
+            grow(count - 1);
             jobs.push_back(&job);
         }
         job_posted.notify_all();
@@ -44,6 +43,17 @@ private:
         int32_t count;
         int32_t next = 0, running = 0;
     };
+
+    /// Adds threads up to a number. The lock is held. Where the system has no more, those that
+    /// there are do all the work.
+    void grow(int32_t count) {
+        try {
+            while (static_cast<int32_t>(threads.size()) < count) {
+                threads.emplace_back([this] { serve(); });
+            }
+        } catch (const std::system_error &) {
+        }
+    }
 
     ~Pool() {
         {
@@ -92,9 +102,10 @@ private:
 }  // namespace
 
 Threads::Threads(const pagegrad_execution &execution)
-    : count_(execution.num_threads > 0
-                 ? execution.num_threads
-                 : std::max(1, static_cast<int>(std::thread::hardware_concurrency()))),
+    : count_(
+          execution.num_threads > 0
+              ? execution.num_threads
+              : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, max_threads)),
       parallel_for(execution.parallel_for), context(execution.parallel_for_context) {
 }
 

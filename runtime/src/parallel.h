@@ -9,6 +9,9 @@
 
 namespace pagegrad {
 
+/// More than any machine has. Each thread costs workspace.
+constexpr int32_t max_threads = 4096;
+
 class Threads {
 public:
     explicit Threads(const pagegrad_execution &execution);

@@ -16,6 +16,10 @@ namespace {
 
 constexpr int64_t max_int32 = std::numeric_limits<int32_t>::max();
 constexpr int64_t max_int64 = std::numeric_limits<int64_t>::max();
+/// So that the rows of a token, with all that kernels round up to, can be counted in 32 bits.
+constexpr int32_t max_heads = 1 << 16;
+/// Of a block table: more than a process can address.
+constexpr int64_t max_table = int64_t{1} << 54;
 
 void check_geometry(const pagegrad_plan_desc &desc) {
     require(desc.struct_size == sizeof desc, "struct_size is ", desc.struct_size, ", expected ",
@@ -23,6 +27,9 @@ void check_geometry(const pagegrad_plan_desc &desc) {
     require(desc.num_kv_heads >= 1, "num_kv_heads is ", desc.num_kv_heads, ", expected >= 1");
     require(desc.num_heads >= 1 && desc.num_heads % desc.num_kv_heads == 0, "num_heads is ",
             desc.num_heads, ", expected a positive multiple of num_kv_heads, ", desc.num_kv_heads);
+    if (desc.num_heads > max_heads) {
+        fail(PAGEGRAD_UNSUPPORTED, "num_heads is ", desc.num_heads, ", expected <= ", max_heads);
+    }
     require(desc.head_dim >= 1 && desc.head_dim <= 512, "head_dim is ", desc.head_dim,
             ", expected 1..512");
     require(desc.mask >= PAGEGRAD_MASK_NONE && desc.mask <= PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT,
@@ -41,6 +48,9 @@ void check_paging(const pagegrad_plan_desc &desc) {
     require(desc.block_table_stride >= desc.max_blocks, "block_table_stride is ",
             desc.block_table_stride, ", expected >= max_blocks, ", desc.max_blocks);
     if (desc.num_sequences > 0) {
+        const int64_t max_stride = max_table / desc.num_sequences;
+        require(desc.block_table_stride <= max_stride, "block_table_stride is ",
+                desc.block_table_stride, ", expected <= ", max_stride);
         require(desc.query_length != nullptr, "query_length is NULL, expected ", desc.num_sequences,
                 " lengths");
         require(desc.kv_length != nullptr, "kv_length is NULL, expected ", desc.num_sequences,

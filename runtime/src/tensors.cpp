@@ -12,6 +12,9 @@ namespace {
 
 constexpr int64_t int32_limit = std::numeric_limits<int32_t>::max();
 
+/// More bytes than a process can address. Sums of a few sizes up to here do not overflow.
+constexpr int64_t address_space = int64_t{1} << 56;
+
 halide_type_t kernel_type(int32_t dtype) {
     switch (dtype) {
     case PAGEGRAD_BFLOAT16:
@@ -37,6 +40,16 @@ void check_no_overlap(const std::string &name, const pagegrad_tensor &tensor) {
                     ", expected at least ", span, ": elements of an output must not overlap");
             span = tensor.stride[dim] * (tensor.shape[dim] - 1) + span;
         }
+    }
+}
+
+/// Refuses a tensor whose last element lies beyond every address. Sizes and strides are int32 here.
+void check_span(const std::string &name, const pagegrad_tensor &tensor) {
+    int64_t last = 0;
+    for (int dim = 0; dim < tensor.rank; dim++) {
+        last += (tensor.shape[dim] - 1) * tensor.stride[dim];
+        require(last < address_space / element_size(tensor.dtype), name, " spans more than ", last,
+                " elements, expected at most 2^56 bytes: see .shape and .stride");
     }
 }
 
@@ -80,6 +93,10 @@ void check_tensor(const std::string &name, const pagegrad_tensor &tensor, int ra
     for (int dim = 0; dim < rank; dim++) {
         require(tensor.shape[dim] >= 0, name, ".shape[", dim, "] is ", tensor.shape[dim],
                 ", expected at least 0");
+        if (tensor.shape[dim] > int32_limit) {
+            fail(PAGEGRAD_UNSUPPORTED, name, ".shape[", dim, "] is ", tensor.shape[dim],
+                 ", expected at most ", int32_limit);
+        }
     }
     if (empty(tensor)) {
         return;
@@ -87,11 +104,12 @@ void check_tensor(const std::string &name, const pagegrad_tensor &tensor, int ra
     for (int dim = 0; dim < rank; dim++) {
         require(tensor.stride[dim] >= 0, name, ".stride[", dim, "] is ", tensor.stride[dim],
                 ", expected at least 0");
-        if (tensor.shape[dim] > int32_limit || tensor.stride[dim] > int32_limit) {
-            fail(PAGEGRAD_UNSUPPORTED, name, ".shape[", dim, "] is ", tensor.shape[dim],
-                 " with stride ", tensor.stride[dim], ", expected at most ", int32_limit);
+        if (tensor.shape[dim] > 1 && tensor.stride[dim] > int32_limit) {
+            fail(PAGEGRAD_UNSUPPORTED, name, ".stride[", dim, "] is ", tensor.stride[dim],
+                 ", expected at most ", int32_limit);
         }
     }
+    check_span(name, tensor);
     require(tensor.stride[rank - 1] == 1 || tensor.shape[rank - 1] == 1, name, ".stride[", rank - 1,
             "] is ", tensor.stride[rank - 1], ", expected 1: the last dimension is contiguous");
     require(tensor.data != nullptr, name, ".data is null, expected memory for its elements");
@@ -115,9 +133,10 @@ void check_distinct(const std::vector<NamedTensor> &outputs,
         std::vector<NamedTensor> rest(others);
         rest.insert(rest.end(), outputs.begin() + i + 1, outputs.end());
         for (const NamedTensor &other : rest) {
-            require(outputs[i].tensor->data == nullptr ||
-                        outputs[i].tensor->data != other.tensor->data,
-                    outputs[i].name, ".data is ", outputs[i].tensor->data,
+            const bool both = !empty(*outputs[i].tensor) && !empty(*other.tensor) &&
+                              outputs[i].tensor->data != nullptr;
+            require(!both || outputs[i].tensor->data != other.tensor->data, outputs[i].name,
+                    ".data is ", outputs[i].tensor->data,
                     ", expected memory of its own, not that of ", other.name);
         }
     }
@@ -137,6 +156,12 @@ QueryLayout check_query(const pagegrad_plan &plan, const pagegrad_tensor &q, pag
     check_size("q", q, 0, static_cast<int64_t>(plan.sequences.size()), "num_sequences");
     require(q.shape[1] >= plan.max_query_length, "q.shape[1] is ", q.shape[1],
             ", expected at least the plan's longest query length ", plan.max_query_length);
+    // Tensors of rows have 32-bit strides too, where they are made for a call.
+    const int64_t most = int32_limit / (int64_t{plan.num_heads} * plan.head_dim);
+    if (q.shape[0] > 1 && q.shape[1] > most) {
+        fail(PAGEGRAD_UNSUPPORTED, "q.shape[1] is ", q.shape[1], ", expected at most ", most,
+             ": 2^31 - 1 elements of a batch entry");
+    }
     return {true, q.shape[1], q.shape[0]};
 }
 

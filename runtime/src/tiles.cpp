@@ -9,7 +9,7 @@ namespace pagegrad {
 namespace {
 
 int64_t tiles_of(const Run &run, int32_t tile_keys) {
-    return (run.num_keys + tile_keys - 1) / tile_keys;
+    return (run.num_keys - 1) / tile_keys + 1;
 }
 
 }  // namespace

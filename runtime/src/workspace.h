@@ -1,11 +1,22 @@
 /// Memory of a call: carved from one buffer, whose size is found by carving nothing.
 #pragma once
 
+#include "status.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <new>
 
 namespace pagegrad {
+
+/// a * b, or a failure: no memory can hold what the product counts.
+inline int64_t counted(int64_t a, int64_t b) {
+    int64_t product = 0;
+    if (__builtin_mul_overflow(a, b, &product) || product > int64_t{1} << 60) {
+        fail(PAGEGRAD_OUT_OF_MEMORY, "the call needs a workspace of more than 2^60 bytes");
+    }
+    return product;
+}
 
 /// Hands out 64-byte aligned pieces of a buffer. With no buffer it only counts.
 class Carver {
@@ -15,7 +26,7 @@ public:
     template<typename T>
     T *take(int64_t count) {
         T *piece = buffer ? reinterpret_cast<T *>(buffer + used) : nullptr;
-        used += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+        used = counted(used / 64 + (counted(count, sizeof(T)) + 63) / 64, 64);
         return piece;
     }
     size_t size() const {
@@ -24,7 +35,7 @@ public:
 
 private:
     char *buffer;
-    size_t used = 0;
+    int64_t used = 0;
 };
 
 /// Memory for what a kernel allocates during one call: a stack whose top shrinks as soon as the

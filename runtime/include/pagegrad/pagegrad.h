@@ -104,7 +104,7 @@ typedef struct pagegrad_tensor {
 /** A batch of sequences over a paged pool, and the shape of its attention. */
 typedef struct pagegrad_plan_desc {
     uint32_t struct_size; /**< sizeof(pagegrad_plan_desc) of the caller */
-    int32_t num_heads;    /**< query heads, a multiple of num_kv_heads */
+    int32_t num_heads;    /**< query heads, a multiple of num_kv_heads, at most 65536 */
     int32_t num_kv_heads;
     int32_t head_dim; /**< 1..512 */
     int32_t mask;     /**< pagegrad_mask */
@@ -171,7 +171,7 @@ typedef void (*pagegrad_parallel_for)(void *context, int32_t count,
 typedef struct pagegrad_execution {
     uint32_t struct_size;
     int32_t device;      /**< pagegrad_device */
-    int32_t num_threads; /**< 0: one per core. Also the count given to parallel_for. */
+    int32_t num_threads; /**< 0..4096, 0: one per core. Also the count given to parallel_for. */
     /** Kernel to use, by its name or a part of it between underscores ("avx2", "materialised",
      * "backward_f32_any_avx512"); NULL: the best one for machine and geometry. */
     const char *kernel;
