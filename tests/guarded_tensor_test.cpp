@@ -13,7 +13,7 @@ namespace pagegrad::test {
 namespace {
 
 std::string layout_name(Layout layout) {
-    const char *const names[] = {"contiguous", "padded", "head_major"};
+    const char *const names[] = {"contiguous", "padded", "head_major", "shuffled"};
     return names[static_cast<int>(layout)];
 }
 
@@ -76,13 +76,15 @@ TEST_P(Guarded, a_byte_outside_is_noticed) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    , Guarded,
-    testing::Combine(testing::Values(PAGEGRAD_FLOAT32, PAGEGRAD_BFLOAT16, PAGEGRAD_FLOAT16),
-                     testing::Values(Layout::Contiguous, Layout::Padded, Layout::HeadMajor)),
-    [](const auto &info) {
-        return dtype_name(std::get<0>(info.param)) + ("_" + layout_name(std::get<1>(info.param)));
-    });
+INSTANTIATE_TEST_SUITE_P(, Guarded,
+                         testing::Combine(testing::Values(PAGEGRAD_FLOAT32, PAGEGRAD_BFLOAT16,
+                                                          PAGEGRAD_FLOAT16),
+                                          testing::Values(Layout::Contiguous, Layout::Padded,
+                                                          Layout::HeadMajor, Layout::Shuffled)),
+                         [](const auto &info) {
+                             return dtype_name(std::get<0>(info.param)) +
+                                    ("_" + layout_name(std::get<1>(info.param)));
+                         });
 
 }  // namespace
 }  // namespace pagegrad::test

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 namespace pagegrad::test {
 
@@ -21,31 +22,52 @@ Product dot(const double *a, const double *b, int count) {
     return sum;
 }
 
-/// sum += {factor, size} * x, entry by entry.
-void add(Quantity &sum, std::size_t at, Product factor, const double *x, int count) {
+/// sum += {factor, size} * x, entry by entry. The sum gets `repeats` such terms, with one error.
+void add(Quantity &sum, std::size_t at, Product factor, const double *x, int count, int repeats) {
     for (int d = 0; d < count; d++) {
         sum.value[at + d] += factor.value * x[d];
         sum.size[at + d] += factor.size * std::abs(x[d]);
-        sum.squares[at + d] += factor.value * x[d] * factor.value * x[d];
+        sum.squares[at + d] += repeats * factor.value * x[d] * factor.value * x[d];
     }
 }
 
+/// How often the block of each column stands in the sequence's row of the table.
+std::vector<int> repeats_of(const AttentionInputs &in, std::size_t sequence) {
+    std::map<int32_t, int> count;
+    for (const int32_t block : in.blocks[sequence]) {
+        count[block]++;
+    }
+    std::vector<int> repeats;
+    for (const int32_t block : in.blocks[sequence]) {
+        repeats.push_back(count[block]);
+    }
+    return repeats;
+}
+
+/// Probabilities below the smallest normal float32 may be off by that.
+constexpr double vanishing_probability = 0x1p-126 / relative_tolerance;
+
 struct SeenKey {
     std::size_t row;  ///< offset of its head in the pools
+    int repeats;      ///< keys of the sequence in that row
     Product score, probability;
 };
 
 /// One query of one head.
 class QueryRow {
 public:
-    QueryRow(const AttentionInputs &inputs, int sequence, int64_t i, std::size_t token, int head)
+    QueryRow(const AttentionInputs &inputs, const std::vector<int> &repeats, int sequence,
+             int64_t i, std::size_t token, int head)
         : in(inputs), lse_at(token * inputs.num_heads + head), at(lse_at * inputs.head_dim) {
         const int kv_head = head / (in.num_heads / in.num_kv_heads);
         for (int64_t j = 0; j < in.kv_length[sequence]; j++) {
             if (sees(in, sequence, i, j)) {
                 const std::size_t block = in.blocks[sequence][j / in.block_size];
                 const std::size_t slot = block * in.block_size + j % in.block_size;
-                keys.push_back({(slot * in.num_kv_heads + kv_head) * in.head_dim, {}, {}});
+                keys.push_back({(slot * in.num_kv_heads + kv_head) * in.head_dim,
+                                repeats[j / in.block_size],
+                                {},
+                                {}});
             }
         }
     }
@@ -75,8 +97,9 @@ public:
         for (SeenKey &key : keys) {
             // exp turns absolute errors of the score and of lse into relative ones.
             key.probability.value = std::exp(key.score.value - lse);
-            key.probability.size = key.probability.value * (lse_size + key.score.size);
-            add(result.out, at, key.probability, &in.v_pool[key.row], in.head_dim);
+            key.probability.size =
+                key.probability.value * (lse_size + key.score.size) + vanishing_probability;
+            add(result.out, at, key.probability, &in.v_pool[key.row], in.head_dim, key.repeats);
         }
     }
 
@@ -96,9 +119,9 @@ public:
             const Product dp = dot(&in.dout[at], &in.v_pool[key.row], in.head_dim);
             const Product ds = {in.scale * key.probability.value * (dp.value - delta.value),
                                 std::abs(in.scale) * key.probability.size * (dp.size + delta.size)};
-            add(result.dq, at, ds, &in.k_pool[key.row], in.head_dim);
-            add(result.dk_pool, key.row, ds, &in.q[at], in.head_dim);
-            add(result.dv_pool, key.row, key.probability, &in.dout[at], in.head_dim);
+            add(result.dq, at, ds, &in.k_pool[key.row], in.head_dim, key.repeats);
+            add(result.dk_pool, key.row, ds, &in.q[at], in.head_dim, key.repeats);
+            add(result.dv_pool, key.row, key.probability, &in.dout[at], in.head_dim, key.repeats);
         }
     }
 
@@ -116,8 +139,8 @@ bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j) {
     if (inputs.mask != PAGEGRAD_MASK_NONE && j > p) {
         return false;
     }
-    const bool left = inputs.window_left < 0 || j >= p - inputs.window_left;
-    const bool right = inputs.window_right < 0 || j <= p + inputs.window_right;
+    const bool left = inputs.window_left < 0 || p - j <= inputs.window_left;
+    const bool right = inputs.window_right < 0 || j - p <= inputs.window_right;
     return left && right;
 }
 
@@ -128,9 +151,10 @@ AttentionResult attention_reference(const AttentionInputs &inputs) {
     result.dk_pool = result.dv_pool = Quantity(inputs.k_pool.size());
     std::size_t token = 0;
     for (std::size_t b = 0; b < inputs.query_length.size(); b++) {
+        const std::vector<int> repeats = repeats_of(inputs, b);
         for (int64_t i = 0; i < inputs.query_length[b]; i++, token++) {
             for (int head = 0; head < inputs.num_heads; head++) {
-                QueryRow row(inputs, static_cast<int>(b), i, token, head);
+                QueryRow row(inputs, repeats, static_cast<int>(b), i, token, head);
                 row.forward(result);
                 row.backward(result);
             }

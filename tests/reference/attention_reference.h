@@ -34,7 +34,8 @@ struct Quantity {
     /// Sum of absolute values: an entry computed with unit roundoff u is off by a small multiple of
     /// u * size.
     std::vector<double> size;
-    /// Sum of the squares of the terms (P v, dS k, ...) that are added to make the entry.
+    /// Sum of the squares of the terms (P v, dS k, ...) that are added to make the entry. Equal
+    /// terms, of a block that a sequence names several times, count as one large one.
     std::vector<double> squares;
     explicit Quantity(std::size_t count = 0) : value(count), size(count), squares(count) {
     }

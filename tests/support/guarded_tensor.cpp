@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <random>
 #include <utility>
 
 namespace pagegrad::test {
@@ -26,13 +27,16 @@ int words(pagegrad_dtype dtype) {
 
 }  // namespace
 
-GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout,
-                             pagegrad_dtype dtype) {
+GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout, pagegrad_dtype dtype,
+                             unsigned seed) {
+    std::mt19937 random(seed);
     const int rank = static_cast<int>(shape.size());
     std::vector<int> outward(rank);  // dimensions from the innermost to the outermost
     std::iota(outward.rbegin(), outward.rend(), 0);
     if (layout == Layout::HeadMajor && rank > 2) {
         std::swap(outward[1], outward[2]);
+    } else if (layout == Layout::Shuffled) {
+        std::shuffle(outward.begin() + 1, outward.end(), random);
     }
     view_.dtype = dtype;
     view_.rank = rank;
@@ -40,7 +44,9 @@ GuardedTensor::GuardedTensor(const std::vector<int64_t> &shape, Layout layout,
     for (const int dim : outward) {
         view_.shape[dim] = shape[dim];
         view_.stride[dim] = step;
-        padding = layout == Layout::Contiguous ? 0 : padding + 3;
+        padding = layout == Layout::Contiguous ? 0
+                  : layout == Layout::Shuffled ? 1 + static_cast<int64_t>(random() % 7)
+                                               : padding + 3;
         step = step * std::max<int64_t>(shape[dim], 1) + padding;
     }
     offset_ = {guard_band};

@@ -11,8 +11,9 @@ namespace pagegrad::test {
 /// How a tensor lies in memory.
 enum class Layout {
     Contiguous,
-    Padded,    ///< gaps after every row, plane and volume
-    HeadMajor  ///< dimensions -2 and -3 swapped, with gaps
+    Padded,     ///< gaps after every row, plane and volume
+    HeadMajor,  ///< dimensions -2 and -3 swapped, with gaps
+    Shuffled    ///< all but the last dimension in any order, with gaps of any size
 };
 
 /// Memory that belongs to no entry (before, after and between) holds a fixed NaN, so that reading
@@ -21,8 +22,9 @@ enum class Layout {
 class GuardedTensor {
 public:
     GuardedTensor() = default;
+    /// `seed` decides a shuffled layout.
     GuardedTensor(const std::vector<int64_t> &shape, Layout layout,
-                  pagegrad_dtype dtype = PAGEGRAD_FLOAT32);
+                  pagegrad_dtype dtype = PAGEGRAD_FLOAT32, unsigned seed = 0);
 
     /// The view to pass to the library.
     operator pagegrad_tensor() const {

@@ -1,11 +1,15 @@
 #include "invariance.h"
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
 namespace pagegrad::test {
 
 namespace {
+
+constexpr std::size_t alignment = 64;
+constexpr unsigned char fill = 0xff;  ///< of a workspace: NaN
 
 /// Runs a pass that must succeed.
 Results run(PagedCall &call, Pass pass) {
@@ -16,14 +20,6 @@ Results run(PagedCall &call, Pass pass) {
 Results run(const Problem &problem, const Options &options, Pass pass) {
     PagedCall call(problem, options);
     return run(call, pass);
-}
-
-void expect_same_bits(const Results &got, const Results &expected) {
-    EXPECT_EQ(bits_of(got.out), bits_of(expected.out));
-    EXPECT_EQ(bits_of(got.lse), bits_of(expected.lse));
-    EXPECT_EQ(bits_of(got.dq), bits_of(expected.dq));
-    EXPECT_EQ(bits_of(got.dk_pool), bits_of(expected.dk_pool));
-    EXPECT_EQ(bits_of(got.dv_pool), bits_of(expected.dv_pool));
 }
 
 /// One thread, last index first.
@@ -48,34 +44,27 @@ void all_at_once(void *calls, int32_t count, void (*body)(void *body_context, in
     }
 }
 
-/// 64-byte aligned memory of NaN between guard bands of the same bits.
-class Workspace {
-public:
-    explicit Workspace(std::size_t bytes) : bytes_(bytes), memory_(bytes + 3 * alignment, fill) {
-        const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
-        begin_ = alignment + (alignment - address % alignment) % alignment;
-    }
-    void *data() {
-        return memory_.data() + begin_;
-    }
-    bool guards_intact() const {
-        for (std::size_t at = 0; at < memory_.size(); at++) {
-            const bool inside = at >= begin_ && at < begin_ + bytes_;
-            if (!inside && memory_[at] != fill) {
-                return false;
-            }
-        }
-        return true;
-    }
-
-private:
-    static constexpr std::size_t alignment = 64;
-    static constexpr unsigned char fill = 0xff;
-    std::size_t bytes_, begin_ = 0;
-    std::vector<unsigned char> memory_;
-};
-
 }  // namespace
+
+Workspace::Workspace(std::size_t bytes) : bytes_(bytes), memory_(bytes + 3 * alignment, fill) {
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+    begin_ = alignment + (alignment - address % alignment) % alignment;
+}
+
+bool Workspace::guards_intact() const {
+    const auto intact = [](unsigned char byte) { return byte == fill; };
+    const auto begin = memory_.begin() + static_cast<std::ptrdiff_t>(begin_);
+    return std::all_of(memory_.begin(), begin, intact) &&
+           std::all_of(begin + static_cast<std::ptrdiff_t>(bytes_), memory_.end(), intact);
+}
+
+void expect_same_bits(const Results &got, const Results &expected) {
+    EXPECT_EQ(bits_of(got.out), bits_of(expected.out));
+    EXPECT_EQ(bits_of(got.lse), bits_of(expected.lse));
+    EXPECT_EQ(bits_of(got.dq), bits_of(expected.dq));
+    EXPECT_EQ(bits_of(got.dk_pool), bits_of(expected.dk_pool));
+    EXPECT_EQ(bits_of(got.dv_pool), bits_of(expected.dv_pool));
+}
 
 void expect_same_for_threads(const Problem &problem, const Options &options, Pass pass) {
     const Results expected = run(problem, options, pass);

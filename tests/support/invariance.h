@@ -4,10 +4,27 @@
 #include "problem.h"
 
 #include <cstddef>
+#include <vector>
 
 namespace pagegrad::test {
 
 using Pass = pagegrad_status (PagedCall::*)();
+
+/// 64-byte aligned memory of NaN between guard bands of the same bits.
+class Workspace {
+public:
+    explicit Workspace(std::size_t bytes);
+    void *data() {
+        return memory_.data() + begin_;
+    }
+    bool guards_intact() const;
+
+private:
+    std::size_t bytes_, begin_;
+    std::vector<unsigned char> memory_;
+};
+
+void expect_same_bits(const Results &got, const Results &expected);
 
 /// 1, 2, 3 and 7 threads.
 void expect_same_for_threads(const Problem &problem, const Options &options, Pass pass);

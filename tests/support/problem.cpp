@@ -102,7 +102,7 @@ Problem make_problem(const Geometry &geometry) {
     in.num_heads = geometry.num_heads;
     in.num_kv_heads = geometry.num_kv_heads;
     in.head_dim = geometry.head_dim;
-    in.scale = 1 / std::sqrt(static_cast<float>(in.head_dim));
+    in.scale = geometry.scale.value_or(1 / std::sqrt(static_cast<float>(in.head_dim)));
     in.mask = geometry.mask;
     in.window_left = geometry.window_left;
     in.window_right = geometry.window_right;
@@ -182,7 +182,6 @@ void PagedCall::make_table() {
 
 void PagedCall::make_plan() {
     const AttentionInputs &in = problem_.inputs;
-    pagegrad_plan_desc desc{};
     desc.struct_size = sizeof(desc);
     desc.num_heads = in.num_heads;
     desc.num_kv_heads = in.num_kv_heads;
@@ -216,7 +215,7 @@ GuardedTensor PagedCall::query_tensor(pagegrad_dtype dtype, const std::vector<do
     std::vector<int64_t> shape = leading_shape();
     shape.push_back(problem_.inputs.num_heads);
     shape.push_back(problem_.inputs.head_dim);
-    GuardedTensor tensor(shape, problem_.layout, dtype);
+    GuardedTensor tensor(shape, problem_.layout, dtype, next_layout());
     for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
         tensor.set(token_row_[at / width] * width + at % width, (*rows)[at]);
     }
@@ -227,8 +226,8 @@ GuardedTensor PagedCall::lse_tensor(const std::vector<double> *rows) const {
     const int64_t width = problem_.inputs.num_heads;
     std::vector<int64_t> shape = leading_shape();
     shape.push_back(width);
-    const bool gaps = problem_.layout != Layout::Contiguous;
-    GuardedTensor tensor(shape, gaps ? Layout::Padded : Layout::Contiguous);
+    const Layout layout = problem_.layout == Layout::HeadMajor ? Layout::Padded : problem_.layout;
+    GuardedTensor tensor(shape, layout, PAGEGRAD_FLOAT32, next_layout());
     for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
         tensor.set(token_row_[at / width] * width + at % width, (*rows)[at]);
     }
@@ -238,7 +237,11 @@ GuardedTensor PagedCall::lse_tensor(const std::vector<double> *rows) const {
 GuardedTensor PagedCall::pool_tensor(pagegrad_dtype dtype) const {
     const AttentionInputs &in = problem_.inputs;
     return GuardedTensor({pool_blocks_, in.block_size, in.num_kv_heads, in.head_dim},
-                         problem_.layout, dtype);
+                         problem_.layout, dtype, next_layout());
+}
+
+unsigned PagedCall::next_layout() const {
+    return options_.placement * 100 + tensors_made_++;
 }
 
 int64_t PagedCall::pool_row(int64_t row) const {

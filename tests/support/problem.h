@@ -12,6 +12,7 @@
 #include <iosfwd>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,6 +56,7 @@ struct Geometry {
     Layout layout = Layout::Contiguous;
     Data data = Data::Gaussian;
     bool with_dlse = false;
+    std::optional<float> scale;  ///< absent: 1 / sqrt(head_dim)
     Dtypes dtypes;
     bool also_half = false;
 
@@ -111,6 +113,14 @@ struct Geometry {
     }
     Geometry &head_major() {
         layout = Layout::HeadMajor;
+        return *this;
+    }
+    Geometry &shuffled() {
+        layout = Layout::Shuffled;
+        return *this;
+    }
+    Geometry &scaled(float factor) {
+        scale = factor;
         return *this;
     }
     Geometry &skewed() {
@@ -196,12 +206,17 @@ public:
     int64_t pool_row(int64_t row) const;
     /// Rows [D] of the problem's pool, in the order of gathered tensors.
     std::vector<int64_t> gathered_rows() const;
+    /// Of each sequence, in packed tensors.
+    const std::vector<int32_t> &query_start() const {
+        return query_start_;
+    }
     int64_t pool_blocks() const {
         return pool_blocks_;
     }
 
     GuardedTensor q, dout, k_pool, v_pool, saved_out, saved_lse, dlse;  ///< inputs
     GuardedTensor out, lse, dq, dk_pool, dv_pool;                       ///< outputs
+    pagegrad_plan_desc desc{};                                          ///< of the plan
     pagegrad_forward_args forward_args{};
     pagegrad_backward_args backward_args{};
     pagegrad_execution execution{};
@@ -216,6 +231,8 @@ private:
     GuardedTensor query_tensor(pagegrad_dtype dtype, const std::vector<double> *rows) const;
     GuardedTensor lse_tensor(const std::vector<double> *rows) const;
     GuardedTensor pool_tensor(pagegrad_dtype dtype) const;
+    /// A seed for the layout of each tensor.
+    unsigned next_layout() const;
     /// Sets the used slots of a pool; `value` is given an entry of the problem's pool.
     template<typename Value>
     void fill_used(GuardedTensor &pool, Value value) const;
@@ -238,6 +255,7 @@ private:
     std::vector<int64_t> token_row_;  ///< row of each token of the problem
     int64_t pool_blocks_ = 0;
     std::vector<int64_t> placement_;  ///< pool block of each block of the problem
+    mutable unsigned tensors_made_ = 0;
     std::unique_ptr<pagegrad_plan, void (*)(pagegrad_plan *)> plan_;
     pagegrad_error error_{};
 };
