@@ -1,6 +1,6 @@
 # Set-up, build and the everyday jobs in one word each. With CMake directly: see CMakePresets.json.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-aarch64 format format-check lint clean
+.PHONY: help setup build demo test test-aarch64 test-sanitizers format format-check lint clean
 
 CMAKE := .venv/bin/cmake
 CTEST := .venv/bin/ctest
@@ -11,7 +11,7 @@ SOURCES = find $(FOLDERS) -name '*.cpp' -o -name '*.h' -o -name '*.hpp'
 LINTED = find generators lowering runtime schedules tools -name '*.cpp'
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing (packages, .venv with Halide, CMake, Ninja)
 	@scripts/bootstrap
@@ -34,6 +34,17 @@ test-aarch64: ## build for aarch64, then run those tests under qemu that depend 
 	@$(CMAKE) --build build-aarch64 --parallel $(JOBS)
 	@$(CTEST) --preset aarch64 --parallel $(JOBS)
 
+# What to build with sanitizers, and which of the tests to run.
+SANITIZED_TARGET ?= all
+SANITIZED_TESTS ?= .
+
+test-sanitizers: build ## run all tests with sanitizers: of addresses and undefined behaviour, then of threads
+	@set -e; for sanitizer in asan tsan; do \
+	    $(CMAKE) --preset $$sanitizer; \
+	    $(CMAKE) --build build-$$sanitizer --parallel $(JOBS) --target $(SANITIZED_TARGET); \
+	    $(CTEST) --preset $$sanitizer --parallel $(JOBS) --tests-regex '$(SANITIZED_TESTS)'; \
+	done
+
 format: ## format all C++ sources
 	@$(SOURCES) | xargs clang-format-19 -i
 
@@ -44,4 +55,4 @@ lint: build ## run clang-tidy on everything but tests and benchmarks
 	@$(LINTED) | xargs -P $(JOBS) -n 1 clang-tidy-19 -p build --quiet
 
 clean: ## remove what was built; .venv stays
-	@rm -rf build build-debug build-asan build-aarch64
+	@rm -rf build build-debug build-asan build-tsan build-aarch64

@@ -5,7 +5,7 @@
 set(pagegrad_architecture_sm90 sm_90a)
 
 # What turns Halide's lowering into tensor core kernels, and the program that writes them.
-if(pagegrad_cuda_enabled)
+if(pagegrad_cuda_enabled AND NOT PAGEGRAD_KERNELS_FROM)
     file(GLOB lowering_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lowering/*.cpp")
     list(REMOVE_ITEM lowering_sources "${PROJECT_SOURCE_DIR}/lowering/emit_kernel.cpp")
     add_library(pagegrad_lowering STATIC ${lowering_sources})
@@ -45,11 +45,15 @@ function(pagegrad_add_cuda_kernel op)
     set(symbol pagegrad_device_kernel_${name})
 
     set(source "${CMAKE_CURRENT_BINARY_DIR}/kernels/${name}.cpp")
-    add_custom_command(OUTPUT "${source}"
-                       COMMAND cuda.generator "${PAGEGRAD_PTXAS}" ${generator}_cuda ${name}
-                               ${pagegrad_architecture_${arg_TARGET}} "${source}" ${params}
-                       DEPENDS cuda.generator
-                       COMMENT "GPU kernel ${name}" VERBATIM)
+    if(PAGEGRAD_KERNELS_FROM)
+        set(source "${PAGEGRAD_KERNELS_FROM}/kernels/${name}.cpp")
+    else()
+        add_custom_command(OUTPUT "${source}"
+                           COMMAND cuda.generator "${PAGEGRAD_PTXAS}" ${generator}_cuda ${name}
+                                   ${pagegrad_architecture_${arg_TARGET}} "${source}" ${params}
+                           DEPENDS cuda.generator
+                           COMMENT "GPU kernel ${name}" VERBATIM)
+    endif()
     target_sources(pagegrad PRIVATE "${source}")
     set_property(TARGET pagegrad APPEND_STRING PROPERTY pagegrad_device_headers
                  "extern const pagegrad::DeviceKernel ${symbol};\n")

@@ -3,6 +3,9 @@
 #
 # They run on the build machine: a build for another one takes the programs of a build for this one,
 # which exported them to its folder `cmake` (pagegrad-halide_generators_ROOT).
+if(PAGEGRAD_KERNELS_FROM)
+    return()
+endif()
 if(CMAKE_CROSSCOMPILING)
     find_package(pagegrad-halide_generators QUIET)
     if(NOT pagegrad-halide_generators_FOUND)

@@ -22,13 +22,39 @@ list(GET pagegrad_targets -1 pagegrad_baseline)
 # Kernels need nothing of Halide's runtime but memory, which comes from the workspace of the call
 # (runtime/src/workspace.cpp). Their calls get names of our own, so that a program with another Halide
 # pipeline, and its runtime, is left alone.
-add_halide_runtime(pagegrad_halide_runtime TARGETS ${pagegrad_target_${pagegrad_baseline}})
-set_target_properties(pagegrad_halide_runtime PROPERTIES EXCLUDE_FROM_ALL ON)
+if(NOT PAGEGRAD_KERNELS_FROM)
+    add_halide_runtime(pagegrad_halide_runtime TARGETS ${pagegrad_target_${pagegrad_baseline}})
+    set_target_properties(pagegrad_halide_runtime PROPERTIES EXCLUDE_FROM_ALL ON)
+endif()
 file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/kernels")
 set(pagegrad_renamed_symbols)
 foreach(symbol IN ITEMS halide_malloc halide_free)
     list(APPEND pagegrad_renamed_symbols --redefine-sym ${symbol}=pagegrad_${symbol})
 endforeach()
+
+# Compiles a kernel and sets <object>, or takes it from another build.
+function(pagegrad_compile_kernel object name symbol op source target params)
+    set(file "kernels/${name}.o")
+    if(PAGEGRAD_KERNELS_FROM)
+        set(${object} "${PAGEGRAD_KERNELS_FROM}/${file}" PARENT_SCOPE)
+        return()
+    endif()
+    pagegrad_add_generator(${source})
+    add_halide_library(${symbol} FROM ${source}.generator GENERATOR ${op} ${params}
+                       USE_RUNTIME pagegrad_halide_runtime
+                       TARGETS ${pagegrad_target_${target}}
+                       FEATURES user_context no_asserts no_bounds_query large_buffers)
+    set_target_properties(${symbol} PROPERTIES EXCLUDE_FROM_ALL ON)
+    set(generated "${CMAKE_CURRENT_BINARY_DIR}/${symbol}.o")
+    set(compiled "${CMAKE_CURRENT_BINARY_DIR}/${file}")
+    add_custom_command(OUTPUT "${compiled}"
+                       COMMAND "${CMAKE_OBJCOPY}" ${pagegrad_renamed_symbols}
+                               "${generated}" "${compiled}"
+                       DEPENDS "${generated}" VERBATIM)
+    set_source_files_properties("${compiled}" PROPERTIES GENERATED ON)
+    add_dependencies(pagegrad ${symbol}.update)
+    set(${object} "${compiled}" PARENT_SCOPE)
+endfunction()
 
 # pagegrad_add_kernel(<op> DTYPE f32|bf16|f16 TARGET <target> [HEAD_DIM <n>|any] [SOURCE <name>]
 #                     [PARAMS <generator parameter>=<value>...])
@@ -56,21 +82,9 @@ function(pagegrad_add_kernel op)
         list(PREPEND params PARAMS)
     endif()
 
-    pagegrad_add_generator(${arg_SOURCE})
-    add_halide_library(${symbol} FROM ${arg_SOURCE}.generator GENERATOR ${op} ${params}
-                       USE_RUNTIME pagegrad_halide_runtime
-                       TARGETS ${pagegrad_target_${arg_TARGET}}
-                       FEATURES user_context no_asserts no_bounds_query large_buffers)
-    set_target_properties(${symbol} PROPERTIES EXCLUDE_FROM_ALL ON)
-    set(generated "${CMAKE_CURRENT_BINARY_DIR}/${symbol}.o")
-    set(object "${CMAKE_CURRENT_BINARY_DIR}/kernels/${name}.o")
-    add_custom_command(OUTPUT "${object}"
-                       COMMAND "${CMAKE_OBJCOPY}" ${pagegrad_renamed_symbols}
-                               "${generated}" "${object}"
-                       DEPENDS "${generated}" VERBATIM)
-    set_source_files_properties("${object}" PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+    pagegrad_compile_kernel(object ${name} ${symbol} ${op} ${arg_SOURCE} ${arg_TARGET} "${params}")
+    set_source_files_properties("${object}" PROPERTIES EXTERNAL_OBJECT ON)
     target_sources(pagegrad PRIVATE "${object}")
-    add_dependencies(pagegrad ${symbol}.update)
 
     set_property(TARGET pagegrad APPEND_STRING PROPERTY pagegrad_headers "#include \"${symbol}.h\"\n")
     set_property(TARGET pagegrad APPEND_STRING PROPERTY pagegrad_table
@@ -133,5 +147,6 @@ foreach(target IN LISTS pagegrad_targets)
     endforeach()
 endforeach()
 
+target_include_directories(pagegrad PRIVATE ${PAGEGRAD_KERNELS_FROM})
 file(GENERATE OUTPUT kernel_headers.inc CONTENT "$<TARGET_PROPERTY:pagegrad,pagegrad_headers>")
 file(GENERATE OUTPUT kernel_table.inc CONTENT "$<TARGET_PROPERTY:pagegrad,pagegrad_table>")

@@ -5,7 +5,11 @@ target_compile_options(pagegrad_options INTERFACE -Wall -Wextra -Werror)
 # GCC 12 believes that std::sort leaves arrays shorter than its insertion threshold.
 target_compile_options(pagegrad_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds>)
 if(PAGEGRAD_SANITIZE)
+    # With sanitizers GCC 12 takes members of the standard library for uninitialised.
     target_compile_options(pagegrad_options INTERFACE
-                           -fsanitize=${PAGEGRAD_SANITIZE} -fno-omit-frame-pointer)
+                           $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+    target_compile_options(pagegrad_options INTERFACE
+                           -fsanitize=${PAGEGRAD_SANITIZE} -fno-sanitize-recover=all
+                           -fno-omit-frame-pointer)
     target_link_options(pagegrad_options INTERFACE -fsanitize=${PAGEGRAD_SANITIZE})
 endif()
