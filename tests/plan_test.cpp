@@ -424,13 +424,14 @@ TEST(Plan, unused_columns_are_not_read) {
 }
 
 TEST(Plan, work_of_the_longest_sequence_is_counted_without_a_loop) {
-    Batch batch = batch_of({max_int32}, {{0}});
-    batch.block_size = max_int32;
+    constexpr int32_t longest = max_int32 - 1024;
+    Batch batch = batch_of({longest}, {{0}});
+    batch.block_size = longest;
     batch.mask = PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT;
     batch.num_heads = batch.num_kv_heads = 1;
     const pagegrad_plan plan = batch.plan();
-    EXPECT_EQ(plan.visible_pairs, int64_t{max_int32} * (int64_t{max_int32} + 1) / 2);
-    EXPECT_EQ(plan.runs.front().num_keys, max_int32);
+    EXPECT_EQ(plan.visible_pairs, int64_t{longest} * (longest + 1) / 2);
+    EXPECT_EQ(plan.runs.front().num_keys, longest);
 }
 
 /// Blocks from a small pool, so that sharing, repetition and unequal ends are common.
@@ -625,15 +626,26 @@ INSTANTIATE_TEST_SUITE_P(
                 [](Desc &desc) {
                     desc.block_size = 1;
                     desc.block_table_stride = desc.max_blocks = max_int32;
-                    desc.kv_length = numbers<max_int32, 1>();
+                    desc.kv_length = numbers<max_int32 - 1024, 1025>();
                 },
                 "kv_length: the sequences up to 1 use 2147483648 entries of block_table, "
                 "expected <= 2147483647",
                 PAGEGRAD_UNSUPPORTED},
+        Refusal{"keys",
+                [](Desc &desc) {
+                    desc.block_size = max_int32;
+                    desc.kv_length = numbers<1, max_int32 - 1023>();
+                },
+                "kv_length[1] is 2147482624, expected <= 2147482623", PAGEGRAD_UNSUPPORTED},
+        Refusal{"heads", [](Desc &desc) { desc.num_heads = 65538; },
+                "num_heads is 65538, expected <= 65536", PAGEGRAD_UNSUPPORTED},
+        Refusal{"stride",
+                [](Desc &desc) { desc.block_table_stride = std::numeric_limits<int64_t>::max(); },
+                "block_table_stride is 9223372036854775807, expected <= 9007199254740992"},
         Refusal{"work",
                 [](Desc &desc) {
                     desc.block_size = max_int32;
-                    desc.query_length = desc.kv_length = numbers<max_int32, 1>();
+                    desc.query_length = desc.kv_length = numbers<max_int32 - 1024, 1>();
                 },
                 "query_length, kv_length: the sum of num_heads * query_length * kv_length is too "
                 "large, expected <= 9223372036854775807",

@@ -79,6 +79,14 @@ std::vector<Refusal> common_refusals() {
          both,
          arguments([](auto &args) { args.q.stride[0] = -128; }),
          {"q", "stride", "-128"}},
+        {"q_too_many_tokens",
+         both,
+         arguments([](auto &args) { args.q.shape[0] = int64_t{1} << 31; }),
+         {"q.shape[0] is 2147483648, expected at most 2147483647"}},
+        {"q_beyond_all_memory",
+         both,
+         arguments([](auto &args) { args.q.shape[0] = args.q.stride[0] = INT32_MAX; }),
+         {"q spans", "2^56 bytes"}},
         {"q_misaligned", both, arguments([](auto &args) { misalign(args.q); }), {"q", "align"}},
         {"k_pool_null",
          both,
@@ -340,11 +348,34 @@ TEST(RefusedCalls, null_pointers) {
     refused(pagegrad_backward(call.plan(), nullptr, nullptr, &error), "args");
     refused(pagegrad_forward_workspace(call.plan(), &call.forward_args, nullptr, nullptr, &error),
             "bytes");
+    refused(pagegrad_forward_workspace(nullptr, &call.forward_args, nullptr, &bytes, &error),
+            "plan");
+    refused(pagegrad_forward_workspace(call.plan(), nullptr, nullptr, &bytes, &error), "args");
+    refused(pagegrad_backward_workspace(nullptr, &call.backward_args, nullptr, &bytes, &error),
+            "plan");
     refused(pagegrad_backward_workspace(call.plan(), nullptr, nullptr, &bytes, &error), "args");
+    refused(pagegrad_backward_workspace(call.plan(), &call.backward_args, nullptr, nullptr, &error),
+            "bytes");
     refused(pagegrad_gather(call.plan(), nullptr, &tensor, nullptr, &error), "pool");
     refused(pagegrad_gather(call.plan(), &tensor, nullptr, nullptr, &error), "dense");
     refused(pagegrad_scatter_add(nullptr, &tensor, &tensor, nullptr, &error), "plan");
+    refused(pagegrad_gather(nullptr, &tensor, &tensor, nullptr, &error), "plan");
+    refused(pagegrad_scatter_add(call.plan(), nullptr, &tensor, nullptr, &error), "dense");
+    refused(pagegrad_scatter_add(call.plan(), &tensor, nullptr, nullptr, &error), "pool");
     refused(pagegrad_get_kernel_info(0, nullptr, &error), "info");
+    pagegrad_plan_info info{};
+    refused(pagegrad_plan_get_info(nullptr, &info, &error), "plan");
+    refused(pagegrad_plan_get_info(call.plan(), nullptr, &error), "info");
+    refused(pagegrad_plan_get_info(call.plan(), &info, &error), "info.struct_size");
+    refused(pagegrad_plan_prepare(nullptr, nullptr, &error), "plan");
+    pagegrad_plan *plan = nullptr;
+    refused(pagegrad_plan_create(nullptr, &plan, &error), "desc");
+    refused(pagegrad_plan_create(&call.desc, nullptr, &error), "plan");
+    pagegrad_plan_destroy(nullptr);
+    const char *name = nullptr;
+    refused(pagegrad_choose_kernel(nullptr, "backward", 0, nullptr, &name, &error), "plan");
+    refused(pagegrad_choose_kernel(call.plan(), nullptr, 0, nullptr, &name, &error), "operation");
+    refused(pagegrad_choose_kernel(call.plan(), "forward", 7, nullptr, &name, &error), "dtype");
     refused(
         pagegrad_choose_kernel(call.plan(), "backward", PAGEGRAD_FLOAT32, nullptr, nullptr, &error),
         "name");
@@ -395,6 +426,18 @@ TEST(RefusedCalls, batched_tensors_shorter_than_a_sequence) {
     call.forward_args.q.shape[1] = 16;
     EXPECT_EQ(call.forward(), PAGEGRAD_INVALID_ARGUMENT);
     expect_parts(call.message(), {"q", "16"});
+}
+
+/// Sums in float32 for such a batch would have strides beyond 32 bits.
+TEST(RefusedCalls, batch_entries_of_more_than_32_bits) {
+    const Problem problem = make_problem(Geometry({17, 5}, {33, 5}).dim(64).batched());
+    PagedCall call(problem);
+    call.forward_args.q.shape[1] = (int64_t{1} << 25) - 1;  // times 64
+    EXPECT_EQ(call.forward(), PAGEGRAD_INVALID_ARGUMENT);
+    expect_parts(call.message(), {"out.shape[1]"});
+    call.forward_args.q.shape[1]++;
+    EXPECT_EQ(call.forward(), PAGEGRAD_UNSUPPORTED);
+    expect_parts(call.message(), {"q.shape[1] is 33554432, expected at most 33554431"});
 }
 
 TEST(RefusedCalls, unknown_kernels_and_operations) {

@@ -18,6 +18,8 @@ constexpr int64_t max_int32 = std::numeric_limits<int32_t>::max();
 constexpr int64_t max_int64 = std::numeric_limits<int64_t>::max();
 /// So that the rows of a token, with all that kernels round up to, can be counted in 32 bits.
 constexpr int32_t max_heads = 1 << 16;
+/// So that kernels may round the end of a tile up in 32 bits.
+constexpr int32_t max_keys = max_int32 - 1024;
 /// Of a block table: more than a process can address.
 constexpr int64_t max_table = int64_t{1} << 54;
 
@@ -78,6 +80,10 @@ void check_sequence(const pagegrad_plan_desc &desc, int32_t b) {
             ", expected >= 0");
     require(desc.kv_length[b] >= 0 && desc.kv_length[b] <= capacity, "kv_length[", b, "] is ",
             desc.kv_length[b], ", expected 0..max_blocks * block_size, ", capacity);
+    if (desc.kv_length[b] > max_keys) {
+        fail(PAGEGRAD_UNSUPPORTED, "kv_length[", b, "] is ", desc.kv_length[b],
+             ", expected <= ", max_keys);
+    }
     if (desc.query_start != nullptr) {
         require(desc.query_start[b] >= 0, "query_start[", b, "] is ", desc.query_start[b],
                 ", expected >= 0");

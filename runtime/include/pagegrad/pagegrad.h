@@ -119,7 +119,7 @@ typedef struct pagegrad_plan_desc {
     /** [B] first token of each sequence in packed tensors; NULL: one after the other. Sequences may
      * have gaps between them but may not overlap. Not used with tensors of rank 4. */
     const int32_t *query_start;
-    const int32_t *kv_length; /**< [B] S_k of each sequence, 0 .. max_blocks * block_size */
+    const int32_t *kv_length; /**< [B] S_k, 0 .. max_blocks * block_size and < 2^31 - 1024 */
     const int32_t
         *block_table; /**< [B, max_blocks] block ids; columns past the length are ignored */
     int64_t block_table_stride; /**< elements between rows, >= max_blocks */
