@@ -1,6 +1,6 @@
 # Set-up, build and the everyday jobs in one word each. With CMake directly: see CMakePresets.json.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-aarch64 test-sanitizers format format-check lint clean
+.PHONY: help setup build demo test test-aarch64 test-sanitizers fuzz format format-check lint clean
 
 CMAKE := .venv/bin/cmake
 CTEST := .venv/bin/ctest
@@ -45,6 +45,20 @@ test-sanitizers: build ## run all tests with sanitizers: of addresses and undefi
 	    $(CTEST) --preset $$sanitizer --parallel $(JOBS) --tests-regex '$(SANITIZED_TESTS)'; \
 	done
 
+# How long to look for new failures.
+FUZZ_SECONDS ?= 60
+
+fuzz: ## call the C interface with descriptors that libFuzzer makes up
+	@scripts/bootstrap --checks
+	@$(CMAKE) --preset release
+	@$(CMAKE) --build build --parallel $(JOBS) --target pagegrad
+	@$(CMAKE) --preset fuzz
+	@$(CMAKE) --build build-fuzz --parallel $(JOBS) --target fuzz_descriptors
+	@mkdir -p build-fuzz/found
+	@ASAN_OPTIONS=allocator_may_return_null=1 build-fuzz/tests/fuzz/fuzz_descriptors \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=512 -artifact_prefix=build-fuzz/ \
+	    build-fuzz/found tests/fuzz/corpus
+
 format: ## format all C++ sources
 	@$(SOURCES) | xargs clang-format-19 -i
 
@@ -55,4 +69,4 @@ lint: build ## run clang-tidy on everything but tests and benchmarks
 	@$(LINTED) | xargs -P $(JOBS) -n 1 clang-tidy-19 -p build --quiet
 
 clean: ## remove what was built; .venv stays
-	@rm -rf build build-debug build-asan build-tsan build-aarch64
+	@rm -rf build build-debug build-asan build-tsan build-fuzz build-aarch64

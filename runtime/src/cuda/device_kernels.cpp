@@ -18,7 +18,7 @@ namespace pagegrad::cuda {
 namespace {
 
 // As the table names them.
-constexpr pagegrad_dtype bf16 = PAGEGRAD_BFLOAT16, f16 = PAGEGRAD_FLOAT16;
+[[maybe_unused]] constexpr pagegrad_dtype bf16 = PAGEGRAD_BFLOAT16, f16 = PAGEGRAD_FLOAT16;
 
 constexpr int shared_bytes_without_asking = 48 << 10;
 
