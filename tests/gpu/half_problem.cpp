@@ -29,6 +29,7 @@ public:
           dq(in.q.size()), dk(in.k_pool.size()), dv(in.v_pool.size()) {
         std::size_t token = 0;
         for (std::size_t b = 0; b < in.query_length.size(); b++) {
+            repeats = repeats_of(in, static_cast<int>(b));
             for (int64_t i = 0; i < in.query_length[b]; i++, token++) {
                 for (int head = 0; head < in.num_heads; head++) {
                     add_row(static_cast<int>(b), i, token * in.num_heads + head, head);
@@ -41,42 +42,38 @@ private:
     const AttentionInputs &in;
     const AttentionResult &expected;
     const Rounding rounding;
+    std::vector<int> repeats;  ///< of the blocks of a sequence: their errors are the same
 
     void add_row(int sequence, int64_t i, std::size_t row, int head) {
         const int D = in.head_dim;
         const double *q = &in.q[row * D], *dout = &in.dout[row * D];
-        double delta = in.dlse.empty() ? 0 : -in.dlse[row], delta_variance = 0;
+        double delta = in.dlse.empty() ? 0 : -in.dlse[row];
         for (int d = 0; d < D; d++) {
-            const double out = expected.out.value[row * D + d];
-            delta += dout[d] * out;
-            delta_variance += std::pow(dout[d] * rounding.relative * out, 2);
+            delta += dout[d] * in.stored_out(expected.out.value[row * D + d]);
         }
-        // An error of delta goes into all keys of the row alike.
-        std::vector<double> by_delta(D);
         for (int64_t j = 0; j < in.kv_length[sequence]; j++) {
             if (!sees(in, sequence, i, j)) {
                 continue;
             }
             const std::size_t at = key_at(sequence, j, head);
+            const int equal = repeats[j / in.block_size];
             const double p = std::exp(in.scale * dot(q, &in.k_pool[at]) - expected.lse.value[row]);
             for (int d = 0; d < D; d++) {
-                out[row * D + d] += rounding.variance(p) * std::pow(in.v_pool[at + d], 2);
+                out[row * D + d] += equal * rounding.variance(p) * std::pow(in.v_pool[at + d], 2);
             }
             const double ds = p * (dot(dout, &in.v_pool[at]) - delta);
             // The score gradient has the rounding of the probability and its own.
-            const double ds_variance = 2 * rounding.variance(ds);
+            const double ds_variance = 2 * equal * rounding.variance(ds);
             for (int d = 0; d < D; d++) {
                 const double k = in.scale * in.k_pool[at + d];
                 dq[row * D + d] += ds_variance * k * k;
-                by_delta[d] += p * k;
-                dk[at + d] += (ds_variance + delta_variance * p * p) * std::pow(in.scale * q[d], 2);
-                dv[at + d] += rounding.variance(p) * std::pow(dout[d], 2);
+                dk[at + d] += ds_variance * std::pow(in.scale * q[d], 2);
+                dv[at + d] += equal * rounding.variance(p) * std::pow(dout[d], 2);
             }
         }
         for (int d = 0; d < D; d++) {
             out[row * D + d] += rounding.variance(expected.out.value[row * D + d]);
-            dq[row * D + d] += delta_variance * std::pow(by_delta[d], 2) +
-                               rounding.variance(expected.dq.value[row * D + d]);
+            dq[row * D + d] += rounding.variance(expected.dq.value[row * D + d]);
         }
     }
 
@@ -117,7 +114,8 @@ Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype) {
             value = rounded(value, dtype);
         }
     }
-    problem = make_problem(std::move(problem.inputs), problem.form, problem.layout);
+    problem = make_problem(std::move(problem.inputs), problem.form, problem.layout,
+                           {PAGEGRAD_FLOAT32, dtype, PAGEGRAD_FLOAT32});
     const Variances variances(problem, dtype);
     add_sizes(problem.expected.out, variances.out);
     add_sizes(problem.expected.dq, variances.dq);

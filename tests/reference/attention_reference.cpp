@@ -31,19 +31,6 @@ void add(Quantity &sum, std::size_t at, Product factor, const double *x, int cou
     }
 }
 
-/// How often the block of each column stands in the sequence's row of the table.
-std::vector<int> repeats_of(const AttentionInputs &in, std::size_t sequence) {
-    std::map<int32_t, int> count;
-    for (const int32_t block : in.blocks[sequence]) {
-        count[block]++;
-    }
-    std::vector<int> repeats;
-    for (const int32_t block : in.blocks[sequence]) {
-        repeats.push_back(count[block]);
-    }
-    return repeats;
-}
-
 /// Probabilities below the smallest normal float32 may be off by that.
 constexpr double vanishing_probability = 0x1p-126 / relative_tolerance;
 
@@ -144,6 +131,18 @@ bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j) {
     return left && right;
 }
 
+std::vector<int> repeats_of(const AttentionInputs &in, int sequence) {
+    std::map<int32_t, int> count;
+    for (const int32_t block : in.blocks[sequence]) {
+        count[block]++;
+    }
+    std::vector<int> repeats;
+    for (const int32_t block : in.blocks[sequence]) {
+        repeats.push_back(count[block]);
+    }
+    return repeats;
+}
+
 AttentionResult attention_reference(const AttentionInputs &inputs) {
     AttentionResult result;
     result.out = result.dq = Quantity(inputs.q.size());
@@ -151,7 +150,7 @@ AttentionResult attention_reference(const AttentionInputs &inputs) {
     result.dk_pool = result.dv_pool = Quantity(inputs.k_pool.size());
     std::size_t token = 0;
     for (std::size_t b = 0; b < inputs.query_length.size(); b++) {
-        const std::vector<int> repeats = repeats_of(inputs, b);
+        const std::vector<int> repeats = repeats_of(inputs, static_cast<int>(b));
         for (int64_t i = 0; i < inputs.query_length[b]; i++, token++) {
             for (int head = 0; head < inputs.num_heads; head++) {
                 QueryRow row(inputs, repeats, static_cast<int>(b), i, token, head);

@@ -53,6 +53,9 @@ struct AttentionResult {
 /// Whether query i of a sequence sees key j.
 bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j);
 
+/// How often the block of each column stands in the sequence's row of the table.
+std::vector<int> repeats_of(const AttentionInputs &inputs, int sequence);
+
 AttentionResult attention_reference(const AttentionInputs &inputs);
 
 }  // namespace pagegrad::test

@@ -475,8 +475,9 @@ std::vector<KernelChoice> kernels(const std::vector<std::string> &operations, in
         if (pagegrad_get_kernel_info(index, &info, nullptr) != PAGEGRAD_OK || !info.available) {
             continue;
         }
-        const bool wanted =
-            std::find(operations.begin(), operations.end(), info.operation) != operations.end();
+        const bool for_gpus = std::string(info.target).rfind("sm", 0) == 0;
+        const bool wanted = !for_gpus && std::find(operations.begin(), operations.end(),
+                                                   info.operation) != operations.end();
         if (wanted && (info.head_dim == 0 || info.head_dim == head_dim)) {
             for (const pagegrad_dtype dtype : all_dtypes) {
                 if (serves(info, dtype)) {

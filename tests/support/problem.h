@@ -269,7 +269,8 @@ struct KernelChoice {
 /// Whether a kernel runs tensors of a dtype: forward and backward in float32 widen 16-bit ones.
 bool serves(const pagegrad_kernel_info &kernel, pagegrad_dtype dtype);
 
-/// Available kernels of the given operations that can run a head dimension, with each dtype.
+/// Available kernels for CPUs of the given operations that can run a head dimension, with each
+/// dtype.
 std::vector<KernelChoice> kernels(const std::vector<std::string> &operations, int head_dim);
 
 /// The same, and the choices of dispatch for the dtypes that these kernels have.
