@@ -25,7 +25,8 @@ public:
         Job job{body, context, count};
         {
             const std::lock_guard<std::mutex> lock(mutex);
-            grow(count - 1);
+            while (static_cast<int32_t>(threads.size()) < count - 1 && add_thread()) {
+            }
             jobs.push_back(&job);
         }
         job_posted.notify_all();
@@ -44,14 +45,14 @@ private:
         int32_t next = 0, running = 0;
     };
 
-    /// Adds threads up to a number. The lock is held. Where the system has no more, those that
-    /// there are do all the work.
-    void grow(int32_t count) {
+    /// The lock is held. Where the system has no more threads, those that there are do all the
+    /// work.
+    bool add_thread() {
         try {
-            while (static_cast<int32_t>(threads.size()) < count) {
-                threads.emplace_back([this] { serve(); });
-            }
+            threads.emplace_back([this] { serve(); });
+            return true;
         } catch (const std::system_error &) {
+            return false;
         }
     }
 

@@ -1,6 +1,7 @@
-// Random problems on a GPU against the double-precision reference.
+// Random problems on a GPU, valid ones against the double-precision reference.
 #include "gpu_cases.h"
 #include "half_problem.h"
+#include "tests/properties/breakage.h"
 #include "tests/properties/random_case.h"
 
 #include <algorithm>
@@ -41,6 +42,15 @@ TEST_F(GpuRandomProblems, match_the_reference) {
         DeviceCall backward(gpu(), problem, dtype, test.options, ordered);
         ASSERT_EQ(backward.backward(), PAGEGRAD_OK) << backward.message();
         backward.expect_backward();
+    }
+}
+
+/// Descriptors are checked before anything of the GPU is: what they point to here is host memory.
+TEST_F(GpuRandomProblems, are_refused_as_on_cpus) {
+    const Execution execution = gpu().execution();
+    const Seeds range = seeds(300);
+    for (uint64_t seed = range.begin; seed < range.end && !HasFailure(); seed++) {
+        expect_refusals(seed, &execution);
     }
 }
 

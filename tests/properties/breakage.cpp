@@ -442,6 +442,32 @@ GuardedTensor make_rows(const Problem &problem) {
     return GuardedTensor({keys, in.num_kv_heads, in.head_dim}, Layout::Padded);
 }
 
+/// The kernels of the case, unless the name of the kernel is what is wrong.
+void use_kernels(Attempt &attempt, const RandomCase &test, Function function) {
+    const bool backward =
+        function == &Attempt::backward || function == &Attempt::backward_workspace;
+    const bool forward = function == &Attempt::forward || function == &Attempt::forward_workspace;
+    const std::string &name = backward ? test.backward_kernel : test.forward_kernel;
+    if (attempt.call.execution.kernel == nullptr && (backward || forward) && !name.empty()) {
+        attempt.call.execution.kernel = name.c_str();
+    }
+}
+
+void expect_refused(Attempt &attempt, Function function, const Expected &expected) {
+    pagegrad_error error{};
+    EXPECT_EQ((attempt.*function)(&error), expected.status) << error.message;
+    EXPECT_EQ(std::string(error.message).substr(0, expected.argument.size()), expected.argument)
+        << error.message;
+    EXPECT_EQ((attempt.*function)(nullptr), expected.status);
+}
+
+/// Whether a call on a GPU refuses it for the same reason.
+bool concerns_gpus(const Breakage &breakage) {
+    return (breakage.functions == forwards || breakage.functions == backwards ||
+            breakage.functions == every_call) &&
+           breakage.name != "execution.kernel";
+}
+
 }  // namespace
 
 Attempt::Attempt(const Problem &problem, const Options &options)
@@ -510,6 +536,40 @@ std::vector<std::vector<uint16_t>> Attempt::bits() const {
 const std::vector<Breakage> &breakages() {
     static const std::vector<Breakage> all = all_breakages();
     return all;
+}
+
+void expect_refusals(uint64_t seed, const pagegrad_execution *gpu) {
+    const Breakage &breakage = breakages()[seed % breakages().size()];
+    if (gpu != nullptr && !concerns_gpus(breakage)) {
+        return;
+    }
+    for (uint64_t offset = 0; offset < 100; offset++) {
+        const RandomCase test = random_case(seed + offset * 1'000'000);
+        const Problem problem = make_problem(test.geometry);
+        Attempt attempt(problem, test.options);
+        if (gpu != nullptr) {
+            attempt.call.execution = *gpu;
+        }
+        Random random(seed + offset);
+        const std::optional<Expected> expected = breakage.spoil(attempt, random);
+        if (!expected) {
+            continue;
+        }
+        SCOPED_TRACE(testing::Message()
+                     << "seed " << seed << ", broken " << breakage.name << " of " << test);
+        const auto before = attempt.bits();
+        for (const Function function : breakage.functions) {
+            const char *kernel = attempt.call.execution.kernel;
+            if (gpu == nullptr) {
+                use_kernels(attempt, test, function);
+            }
+            expect_refused(attempt, function, *expected);
+            attempt.call.execution.kernel = kernel;
+        }
+        EXPECT_TRUE(before == attempt.bits()) << "something was written";
+        return;
+    }
+    ADD_FAILURE() << "no problem to break " << breakage.name << " of";
 }
 
 }  // namespace pagegrad::test

@@ -50,4 +50,8 @@ struct Breakage {
 
 const std::vector<Breakage> &breakages();
 
+/// Breaks a random problem in one way, both from the seed, and expects what Expected says. Calls
+/// run on the CPU or, as far as they concern it, on a GPU.
+void expect_refusals(uint64_t seed, const pagegrad_execution *gpu = nullptr);
+
 }  // namespace pagegrad::test
