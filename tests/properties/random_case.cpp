@@ -2,7 +2,11 @@
 
 #include "tests/support/rounding.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <limits>
@@ -278,6 +282,13 @@ bool has_its_kernels(const RandomCase &test) {
            fits(test.backward_kernel, backward_operations);
 }
 
+volatile std::sig_atomic_t watched_seed;
+
+void name_seed_and_exit(int /*signal*/) {
+    std::fprintf(stderr, "seed %ld hangs\n", static_cast<long>(watched_seed));
+    std::_Exit(1);
+}
+
 uint64_t number_from_environment(const char *name, uint64_t otherwise) {
     const char *text = std::getenv(name);
     return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
@@ -329,6 +340,17 @@ RandomCase shrunk(RandomCase test, const std::function<bool(const RandomCase &)>
         }
     }
     return test;
+}
+
+Watchdog::Watchdog(uint64_t seed) {
+    constexpr unsigned seconds = 120;
+    watched_seed = static_cast<std::sig_atomic_t>(seed);
+    std::signal(SIGALRM, name_seed_and_exit);
+    alarm(seconds);
+}
+
+Watchdog::~Watchdog() {
+    alarm(0);
 }
 
 Seeds seeds(uint64_t default_count) {

@@ -50,6 +50,16 @@ std::ostream &operator<<(std::ostream &stream, const RandomCase &test);
 /// shorter ones, default options. `test` fails.
 RandomCase shrunk(RandomCase test, const std::function<bool(const RandomCase &)> &fails);
 
+/// Ends the program if a case takes minutes, since its threads wait for each other, and names its
+/// seed.
+class Watchdog {
+public:
+    explicit Watchdog(uint64_t seed);
+    ~Watchdog();
+    Watchdog(const Watchdog &) = delete;
+    Watchdog &operator=(const Watchdog &) = delete;
+};
+
 /// Seeds to run, from PAGEGRAD_FIRST_SEED on, PAGEGRAD_CASES of them; printed once.
 struct Seeds {
     uint64_t begin, end;

@@ -81,6 +81,7 @@ std::string failure_of(const RandomCase &test) {
 TEST(RandomProblems, match_the_reference) {
     const Seeds range = seeds(1000);
     for (uint64_t seed = range.begin; seed < range.end; seed++) {
+        const Watchdog watchdog(seed);
         const RandomCase test = random_case(seed);
         const std::string failure = failure_of(test);
         if (!failure.empty()) {
