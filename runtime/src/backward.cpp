@@ -3,6 +3,7 @@
 #include "execute.h"
 #include "packing.h"
 #include "rows.h"
+#include "score_options.h"
 #include "status.h"
 #include "tiles.h"
 
@@ -514,41 +515,62 @@ void compute_lse(const BackwardCall &call, const QueryLayout &layout,
 
 }  // namespace
 
+/// Refuses the gradient of an option that is not there.
+void check_head_gradient(const std::string &name, const pagegrad_plan &plan,
+                         const pagegrad_tensor &gradient, const pagegrad_tensor &option) {
+    if (present(gradient)) {
+        check_head_tensor("d" + name, plan, gradient, Access::write);
+        require(present(option), "d", name, " is given without ", name, ", expected both");
+    }
+}
+
 QueryLayout check_backward(const pagegrad_plan &plan, const pagegrad_backward_args &args) {
     require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,
             ", expected ", sizeof(args));
     require(std::isfinite(args.scale), "scale is ", args.scale, ", expected a finite number");
+    ScoreOptions(args).check(plan);
     require(args.pool_mode == PAGEGRAD_POOL_ACCUMULATE || args.pool_mode == PAGEGRAD_POOL_OVERWRITE,
             "pool_mode is ", args.pool_mode, ", expected a pagegrad_pool_mode");
     const auto dtype = check_dtype("q", args.q.dtype);
     const QueryLayout layout = check_query(plan, args.q, dtype);
-    check_like_query("dout", plan, layout, args.dout, dtype, Access::read);
-    check_like_query("out", plan, layout, args.out, float32_or(dtype, args.out), Access::read);
-    check_pool("k_pool", plan, args.k_pool, dtype, Access::read);
-    check_pool("v_pool", plan, args.v_pool, dtype, Access::read);
+    const NamedSize key = key_size(plan), value = value_size(plan);
+    check_like_query("dout", plan, layout, args.dout, value, dtype, Access::read);
+    check_like_query("out", plan, layout, args.out, value, float32_or(dtype, args.out),
+                     Access::read);
+    check_pool("k_pool", plan, args.k_pool, key, dtype, Access::read);
+    check_pool("v_pool", plan, args.v_pool, value, dtype, Access::read);
     if (present(args.lse)) {
         check_row_tensor("lse", plan, layout, args.lse, Access::read);
     }
     if (present(args.dlse)) {
         check_row_tensor("dlse", plan, layout, args.dlse, Access::read);
     }
-    check_like_query("dq", plan, layout, args.dq, float32_or(dtype, args.dq), Access::write);
-    check_pool("dk_pool", plan, args.dk_pool, PAGEGRAD_FLOAT32, Access::write);
-    check_pool("dv_pool", plan, args.dv_pool, PAGEGRAD_FLOAT32, Access::write);
-    check_distinct({{"dq", &args.dq}, {"dk_pool", &args.dk_pool}, {"dv_pool", &args.dv_pool}},
+    check_like_query("dq", plan, layout, args.dq, key, float32_or(dtype, args.dq), Access::write);
+    check_pool("dk_pool", plan, args.dk_pool, key, PAGEGRAD_FLOAT32, Access::write);
+    check_pool("dv_pool", plan, args.dv_pool, value, PAGEGRAD_FLOAT32, Access::write);
+    check_head_gradient("alibi_slopes", plan, args.dalibi_slopes, args.alibi_slopes);
+    check_head_gradient("sinks", plan, args.dsinks, args.sinks);
+    check_distinct({{"dq", &args.dq},
+                    {"dk_pool", &args.dk_pool},
+                    {"dv_pool", &args.dv_pool},
+                    {"dalibi_slopes", &args.dalibi_slopes},
+                    {"dsinks", &args.dsinks}},
                    {{"dout", &args.dout},
                     {"q", &args.q},
                     {"k_pool", &args.k_pool},
                     {"v_pool", &args.v_pool},
                     {"out", &args.out},
                     {"lse", &args.lse},
-                    {"dlse", &args.dlse}});
+                    {"dlse", &args.dlse},
+                    {"alibi_slopes", &args.alibi_slopes},
+                    {"sinks", &args.sinks}});
     return layout;
 }
 
 BackwardCall BackwardCall::check(const pagegrad_plan &plan, const pagegrad_backward_args &args,
                                  const pagegrad_execution &execution) {
     check_backward(plan, args);
+    refuse_unsupported(plan, ScoreOptions(args));
     const pagegrad_dtype dtype = check_dtype("q", args.q.dtype);
     return {plan, args, Threads(execution), dtype,
             choose_kernel(Operation::backward, dtype, plan.head_dim, execution.kernel)};

@@ -2,6 +2,7 @@
 #include "execute.h"
 #include "packing.h"
 #include "rows.h"
+#include "score_options.h"
 #include "status.h"
 
 #include <algorithm>
@@ -203,22 +204,28 @@ QueryLayout check_forward(const pagegrad_plan &plan, const pagegrad_forward_args
     require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,
             ", expected ", sizeof(args));
     require(std::isfinite(args.scale), "scale is ", args.scale, ", expected a finite number");
+    ScoreOptions(args).check(plan);
     const auto dtype = check_dtype("q", args.q.dtype);
     const QueryLayout layout = check_query(plan, args.q, dtype);
-    check_pool("k_pool", plan, args.k_pool, dtype, Access::read);
-    check_pool("v_pool", plan, args.v_pool, dtype, Access::read);
-    check_like_query("out", plan, layout, args.out, float32_or(dtype, args.out), Access::write);
+    check_pool("k_pool", plan, args.k_pool, key_size(plan), dtype, Access::read);
+    check_pool("v_pool", plan, args.v_pool, value_size(plan), dtype, Access::read);
+    check_like_query("out", plan, layout, args.out, value_size(plan), float32_or(dtype, args.out),
+                     Access::write);
     if (present(args.lse)) {
         check_row_tensor("lse", plan, layout, args.lse, Access::write);
     }
-    check_distinct({{"out", &args.out}, {"lse", &args.lse}},
-                   {{"q", &args.q}, {"k_pool", &args.k_pool}, {"v_pool", &args.v_pool}});
+    check_distinct({{"out", &args.out}, {"lse", &args.lse}}, {{"q", &args.q},
+                                                              {"k_pool", &args.k_pool},
+                                                              {"v_pool", &args.v_pool},
+                                                              {"alibi_slopes", &args.alibi_slopes},
+                                                              {"sinks", &args.sinks}});
     return layout;
 }
 
 ForwardCall ForwardCall::check(const pagegrad_plan &plan, const pagegrad_forward_args &args,
                                const pagegrad_execution &execution) {
     check_forward(plan, args);
+    refuse_unsupported(plan, ScoreOptions(args));
     const pagegrad_dtype dtype = check_dtype("q", args.q.dtype);
     return {plan, args, Threads(execution), dtype,
             choose_kernel(Operation::forward, dtype, plan.head_dim, execution.kernel)};

@@ -55,7 +55,7 @@ struct Sequence {
 }  // namespace pagegrad
 
 struct pagegrad_plan {
-    int32_t num_heads, num_kv_heads, head_dim;
+    int32_t num_heads, num_kv_heads, head_dim, value_head_dim;
     pagegrad_mask mask;
     int64_t window_left, window_right;
     int32_t block_size;
