@@ -37,8 +37,8 @@ void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegr
     check_pool("pool", plan, pool, last, dtype, Access::read);
     check_dense(plan, dense, last, dtype, Access::write);
     check_distinct({{"dense", &dense}}, {{"pool", &pool}});
-    auto *kernel =
-        choose_kernel(Operation::gather, dtype, plan.head_dim, execution.kernel).as<GatherKernel>();
+    auto *kernel = choose_kernel(Operation::gather, dtype, plan.head_dims(), execution.kernel)
+                       .as<GatherKernel>();
     KernelStatus status;
     Threads(execution).for_each(
         static_cast<int64_t>(plan.sequences.size()), [&](int, int64_t index) {
@@ -59,7 +59,7 @@ void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,
     check_pool("pool", plan, pool, last, PAGEGRAD_FLOAT32, Access::write);
     check_distinct({{"pool", &pool}}, {{"dense", &dense}});
     auto *kernel =
-        choose_kernel(Operation::scatter_add, PAGEGRAD_FLOAT32, plan.head_dim, execution.kernel)
+        choose_kernel(Operation::scatter_add, PAGEGRAD_FLOAT32, plan.head_dims(), execution.kernel)
             .as<ScatterAddKernel>();
     KernelStatus status;
     // Serial over the sequences, which may share blocks: the order of the sums is fixed.

@@ -7,6 +7,19 @@
 
 namespace pagegrad {
 
+namespace {
+
+/// One number stands for all heads where there is no tensor.
+KernelBuffer head_buffer(const pagegrad_tensor &tensor, const pagegrad_plan &plan,
+                         int32_t first_head, const float &absent) {
+    const int64_t heads = plan.num_heads - first_head;
+    const auto *values = static_cast<const float *>(tensor.data);
+    return present(tensor) ? KernelBuffer(values + first_head, {{heads, 1}})
+                           : KernelBuffer(&absent, {{heads, 0}});
+}
+
+}  // namespace
+
 void ScoreOptions::check(const pagegrad_plan &plan) const {
     require(std::isfinite(softcap) && softcap >= 0, "softcap is ", softcap,
             ", expected a positive finite number, or 0 for none");
@@ -32,21 +45,18 @@ void ScoreOptions::check_values() const {
     }
 }
 
-void refuse_unsupported(const pagegrad_plan &plan, const ScoreOptions &options) {
-    options.check_values();
-    if (plan.value_head_dim != plan.head_dim) {
-        fail(PAGEGRAD_UNSUPPORTED, "value_head_dim is ", plan.value_head_dim,
-             ", expected head_dim, ", plan.head_dim,
-             ": this build has no kernels for another one on CPUs");
-    }
-    if (options.softcap != 0) {
-        fail(PAGEGRAD_UNSUPPORTED, "softcap is ", options.softcap,
-             ", expected 0: this build has no kernels with a softcap on CPUs");
-    }
-    if (present(options.alibi_slopes) || present(options.sinks)) {
-        fail(PAGEGRAD_UNSUPPORTED, present(options.sinks) ? "sinks" : "alibi_slopes",
-             " are given, expected none: this build has no kernels with them on CPUs");
-    }
+bool ScoreOptions::change_scores() const {
+    return softcap > 0 || present(alibi_slopes);
+}
+
+KernelBuffer ScoreOptions::slopes_buffer(const pagegrad_plan &plan, int32_t first_head) const {
+    static constexpr float none = 0;
+    return head_buffer(alibi_slopes, plan, first_head, none);
+}
+
+KernelBuffer ScoreOptions::sinks_buffer(const pagegrad_plan &plan) const {
+    static constexpr float none = -INFINITY;
+    return head_buffer(sinks, plan, 0, none);
 }
 
 }  // namespace pagegrad

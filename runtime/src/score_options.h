@@ -1,6 +1,7 @@
 /// The options of the scores, which forward and backward share: softcap, ALiBi slopes and sinks.
 #pragma once
 
+#include "kernel_buffer.h"
 #include "plan.h"
 
 namespace pagegrad {
@@ -20,9 +21,13 @@ struct ScoreOptions {
 
     /// Refuses slopes and sinks that are no numbers. They must be in host memory.
     void check_values() const;
-};
 
-/// Refuses what the kernels for CPUs cannot do.
-void refuse_unsupported(const pagegrad_plan &plan, const ScoreOptions &options);
+    /// Whether scores are more than scaled and masked: a task for general kernels.
+    bool change_scores() const;
+
+    /// Arguments of kernels: one float per head, from a head on.
+    KernelBuffer slopes_buffer(const pagegrad_plan &plan, int32_t first_head = 0) const;
+    KernelBuffer sinks_buffer(const pagegrad_plan &plan) const;
+};
 
 }  // namespace pagegrad

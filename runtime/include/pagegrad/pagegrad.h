@@ -316,7 +316,8 @@ PAGEGRAD_API pagegrad_status pagegrad_get_kernel_info(int32_t index, pagegrad_ke
 
 /**
  * Tells which kernel dispatch would choose.
- * @param operation "forward" or "backward"
+ * @param operation "forward" or "backward", or for calls with a softcap or ALiBi slopes
+ *                  "forward_general" or "backward_general"
  * @param[out] name lives as long as the library
  */
 PAGEGRAD_API pagegrad_status pagegrad_choose_kernel(const pagegrad_plan *plan,
