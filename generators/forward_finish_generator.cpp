@@ -27,20 +27,18 @@ public:
 
     void generate() {
         RDom x(0, rows.dim(1).extent(), "x"), y(0, rows.dim(1).extent(), "y");
-        const auto result = [&](const Expr &row, const QueryRow &at) {
-            return RowResult(row_max(row), row_sum(row), sinks(at.head));
-        };
-        factor(r) = result(r, QueryRow(rows, out, r)).factor;
+        const RowResult row(row_max(r), row_sum(r), sinks(QueryRow(rows, out, r).head));
+        result(r) = Tuple(row.factor, row.lse);
         const QueryRow to(rows, out, x), lse_to(rows, out, y);
         out(d, h, t, b) = undef(dtype);
-        out(d, to.head, to.token, to.batch) = to_dtype(acc(d, x) * factor(x), dtype);
+        out(d, to.head, to.token, to.batch) = to_dtype(acc(d, x) * result(x)[0], dtype);
         lse(h, t, b) = undef<float>();
-        lse(lse_to.head, lse_to.token, lse_to.batch) = result(y, lse_to).lse;
+        lse(lse_to.head, lse_to.token, lse_to.batch) = result(y)[1];
     }
 
     void schedule() {
         const int vector = natural_vector_size<float>();
-        factor.compute_at(out, Var::outermost());
+        result.compute_root().vectorize(r, vector, TailStrategy::GuardWithIf);
         out.update().vectorize(d, vector, TailStrategy::GuardWithIf);
         rows.dim(0).set_bounds(0, row_fields);
         sinks.dim(0).set_min(0).set_stride(Expr());  // one -inf may stand for all
@@ -49,7 +47,7 @@ public:
 
 private:
     Var d{"d"}, h{"h"}, t{"t"}, b{"b"}, r{"r"};
-    Func factor{"factor"};
+    Func result{"result"};
 };
 
 }  // namespace

@@ -40,7 +40,7 @@ struct ForwardScratch {
     float *acc;    ///< [row][d], unnormalised output
     float *row_max, *row_sum;
     char *arena;
-    static constexpr int64_t arena_size = arena_bytes + sizeof(float) * chunk_rows;
+    int64_t arena_size;
 
     ForwardScratch(const pagegrad_plan &plan, const Packing &packing, const Packing &value_packing,
                    Carver &carver) {
@@ -52,6 +52,8 @@ struct ForwardScratch {
         acc = carver.take<float>(padded * value_packing.columns);
         row_max = carver.take<float>(padded);
         row_sum = carver.take<float>(padded);
+        // The last kernel keeps two numbers of each row there.
+        arena_size = arena_bytes + 2 * static_cast<int64_t>(sizeof(float)) * padded;
         arena = carver.take<char>(arena_size);
     }
 };

@@ -181,8 +181,8 @@ bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j) {
     if (inputs.mask != PAGEGRAD_MASK_NONE && j > p) {
         return false;
     }
-    const bool left = inputs.window_left < 0 || j >= p - inputs.window_left;
-    const bool right = inputs.window_right < 0 || j <= p + inputs.window_right;
+    const bool left = inputs.window_left < 0 || p - j <= inputs.window_left;
+    const bool right = inputs.window_right < 0 || j - p <= inputs.window_right;
     return left && right;
 }
 

@@ -150,6 +150,7 @@ inline std::vector<std::pair<std::string, Geometry>> option_geometries() {
         {"softcap_small", Geometry({33}, {64}).dim(40).heads(2, 2).cap(0.125).scaled(1).gaps()},
         {"softcap_large", Geometry({17, 64}, {33, 64}).dim(128).heads(2, 1).cap(1e6).skewed()},
         {"softcap_30", Geometry({64}, {127}).dim(64).cap(30).scaled(2).skewed().dlse().half()},
+        {"softcap_high_scores", Geometry({33}, {64}).dim(64).heads(2, 1).cap(1000).scaled(64)},
         {"softcap_least", Geometry({17}, {33}).dim(8).cap(1e-38)},
 
         // ALiBi, which counts from the diagonal of each alignment.
@@ -176,6 +177,7 @@ inline std::vector<std::pair<std::string, Geometry>> option_geometries() {
                                    .dlse()
                                    .half()},
         {"sinks_window", Geometry({33, 1}, {64, 127}).dim(8).heads(4, 4).sinks().window(5, -1)},
+        {"sinks_many_heads", Geometry({1}, {5}).dim(8).heads(5000, 1).sinks()},
         {"sinks_of_nothing", Geometry({}, {}).dim(64).heads(4, 2).sinks().slopes()},
         {"sinks_no_queries", Geometry({0, 0}, {16, 33}).dim(64).heads(2, 1).sinks().slopes()},
 
