@@ -58,15 +58,20 @@ endfunction()
 
 # pagegrad_add_kernel(<op> DTYPE f32|bf16|f16 TARGET <target> [HEAD_DIM <n>|any] [SOURCE <name>]
 #                     [PARAMS <generator parameter>=<value>...])
-# Adds a kernel of generators/<name>_generator.cpp, <op> by default. Dispatch tries kernels in the
+# Adds a kernel of generators/<name>_generator.cpp, <op> by default (<op> without "_general" for the
+# general kernels, those with softcap and ALiBi). Dispatch tries kernels in the
 # order of the calls.
 function(pagegrad_add_kernel op)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM;SOURCE" "PARAMS")
+    string(REGEX REPLACE "_general$" "" generator ${op})
     if(NOT arg_SOURCE)
-        set(arg_SOURCE ${op})
+        set(arg_SOURCE ${generator})
     endif()
     set(name ${op}_${arg_DTYPE})
     set(params ${arg_PARAMS})
+    if(NOT generator STREQUAL op)
+        list(APPEND params general=true)
+    endif()
     set(head_dim 0)
     if(arg_HEAD_DIM STREQUAL "any")
         string(APPEND name _any)
@@ -82,7 +87,8 @@ function(pagegrad_add_kernel op)
         list(PREPEND params PARAMS)
     endif()
 
-    pagegrad_compile_kernel(object ${name} ${symbol} ${op} ${arg_SOURCE} ${arg_TARGET} "${params}")
+    pagegrad_compile_kernel(object ${name} ${symbol} ${generator} ${arg_SOURCE} ${arg_TARGET}
+                            "${params}")
     set_source_files_properties("${object}" PROPERTIES EXTERNAL_OBJECT ON)
     target_sources(pagegrad PRIVATE "${object}")
 
@@ -142,7 +148,10 @@ foreach(target IN LISTS pagegrad_targets)
                                 PARAMS to=${type})
         endif()
     endforeach()
-    foreach(op IN ITEMS row_statistics scatter_add backward_dense)
+    foreach(op IN ITEMS forward_general backward_general)
+        pagegrad_add_kernel(${op} DTYPE f32 HEAD_DIM any TARGET ${target})
+    endforeach()
+    foreach(op IN ITEMS row_statistics scatter_add backward_dense backward_dense_general)
         pagegrad_add_kernel(${op} DTYPE f32 TARGET ${target})
     endforeach()
 endforeach()

@@ -13,15 +13,17 @@ struct BackwardFuncs {
 
     Halide::Func lse{"lse"}, delta{"row_delta"}, key_begin{"key_begin"}, key_end{"key_end"};
     Halide::Func block_key_begin{"block_key_begin"}, block_key_end{"block_key_end"};
-    Halide::Func first_row{"first_row"}, depth{"depth"};
+    Halide::Func first_row{"first_row"}, sees_block{"sees_block"};
     Halide::Func S{"S"}, dP{"dP"}, P{"P"}, dS{"dS"};
+    // Of general kernels: P with the derivative of the softcap, and dS behind it.
+    Halide::Func slope{"slope"}, position{"position"}, P_and_cap{"P_and_cap"},
+        dS_biased{"dS_biased"}, tile_distance{"tile_distance"};
     Halide::Func P_rows{"P_rows"}, dS_rows{"dS_rows"}, dS_keys{"dS_keys"};  ///< as words
     Halide::Func dQ_block{"dQ_block"}, dK_block{"dK_block"}, dV_block{"dV_block"};
-    Halide::Func dQ{"dQ"}, dKV{"dKV"};  ///< sums over inner tiles
-
-    /// Loops of the two sums: row in a register block, block, inner tile of keys.
-    Halide::RDom row_sum, key_sum;
-    Halide::RDom over_d, over_d2, over_keys, over_rows, in_tile;
+    /// Sums over inner tiles, and their loops: row in a register block, block, inner tile of keys.
+    Halide::Func dQ{"dQ"}, dK{"dK"}, dV{"dV"}, distances{"distances"};
+    Halide::RDom row_sum, key_sum, value_sum, distance_sum;
+    Halide::RDom over_d, over_d2, over_keys, over_rows, in_tile, in_row;
 };
 
 }  // namespace pagegrad

@@ -16,6 +16,7 @@ public:
     Input<Buffer<float, 2>> acc{"acc"};          // d, row: see forward
     Input<Buffer<float, 1>> row_max{"row_max"};  // row, times log2(e)
     Input<Buffer<float, 1>> row_sum{"row_sum"};  // row
+    Input<Buffer<float, 1>> sinks{"sinks"};      // head; -inf: none
     Input<Buffer<int32_t, 2>> rows{"rows"};      // field, row
     Output<Buffer<void, 4>> out{"out"};          // d, head, token, batch: the rows listed
     Output<Buffer<float, 3>> lse{"lse"};         // head, token, batch: the rows listed
@@ -26,29 +27,27 @@ public:
 
     void generate() {
         RDom x(0, rows.dim(1).extent(), "x"), y(0, rows.dim(1).extent(), "y");
-        // The largest score alone makes the sum at least 1.
-        const auto sees_keys = [&](const Expr &row) { return row_sum(row) >= 0.5f; };
-        inverse_sum(r) = select(sees_keys(r), 1.0f / row_sum(r), 0.0f);
+        const RowResult row(row_max(r), row_sum(r), sinks(QueryRow(rows, out, r).head));
+        result(r) = Tuple(row.factor, row.lse);
         const QueryRow to(rows, out, x), lse_to(rows, out, y);
         out(d, h, t, b) = undef(dtype);
-        out(d, to.head, to.token, to.batch) = to_dtype(acc(d, x) * inverse_sum(x), dtype);
-        const Expr minus_infinity = reinterpret<float>(Expr(int32_t(0xff800000)));
+        out(d, to.head, to.token, to.batch) = to_dtype(acc(d, x) * result(x)[0], dtype);
         lse(h, t, b) = undef<float>();
-        lse(lse_to.head, lse_to.token, lse_to.batch) =
-            select(sees_keys(y), row_max(y) * ln_2 + log(row_sum(y)), minus_infinity);
+        lse(lse_to.head, lse_to.token, lse_to.batch) = result(y)[1];
     }
 
     void schedule() {
         const int vector = natural_vector_size<float>();
-        inverse_sum.compute_at(out, Var::outermost());
+        result.compute_root().vectorize(r, vector, TailStrategy::GuardWithIf);
         out.update().vectorize(d, vector, TailStrategy::GuardWithIf);
         rows.dim(0).set_bounds(0, row_fields);
+        sinks.dim(0).set_min(0).set_stride(Expr());  // one -inf may stand for all
         out.dim(0).set_min(0);
     }
 
 private:
     Var d{"d"}, h{"h"}, t{"t"}, b{"b"}, r{"r"};
-    Func inverse_sum{"inverse_sum"};
+    Func result{"result"};
 };
 
 }  // namespace

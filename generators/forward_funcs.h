@@ -12,6 +12,7 @@ struct ForwardFuncs {
         ib{"ib"};
 
     Halide::Func key_begin{"key_begin"}, key_end{"key_end"};
+    Halide::Func slope{"slope"}, position{"position"};  ///< of general kernels only
     Halide::Func block_key_begin{"block_key_begin"}, block_key_end{"block_key_end"};
     Halide::Func wide_key_begin{"wide_key_begin"}, wide_key_end{"wide_key_end"};
     Halide::Func depth{"depth"};

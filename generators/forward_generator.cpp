@@ -7,6 +7,7 @@
 #include "paging.h"
 #include "products.h"
 #include "schedules/forward_cpu.h"
+#include "score_terms.h"
 
 namespace pagegrad {
 namespace {
@@ -17,9 +18,10 @@ class Forward : public Generator<Forward> {
 public:
     GeneratorParam<int> head_dim{"head_dim", 0};  // 0: any, padded inside
     GeneratorParam<Type> product{"product", Float(32)};
+    GeneratorParam<bool> general{"general", false};  // with softcap and ALiBi
 
     // Packed operands, see pack and transpose; word: products.h. Indices innermost first; the
-    // caller owns everything.
+    // caller owns everything. D of values may be another one than that of keys.
     Input<Buffer<void, 3>> q{"q"};               // row, d word, query tile
     Input<Buffer<void, 2>> k{"k"};               // d word, key
     Input<Buffer<void, 2>> v_pairs{"v_pairs"};   // d, key word
@@ -29,6 +31,7 @@ public:
     Input<int> first_key{"first_key"};           // in the coordinates of the rows
     Input<int> end_key{"end_key"};               // likewise, of the tile
     Input<float> scale{"scale"};
+    ScoreTerms terms;                     // of general kernels
     Output<Buffer<float, 2>> acc{"acc"};  // d (padded), row (padded): updated
     // row (padded): new values; may be the memory of old_max and old_sum
     Output<Func> state{"state", {Float(32), Float(32)}, 1};
@@ -38,9 +41,15 @@ public:
             operand->set_type(Products(product).word_type());
         }
         q.set_type(Products(product).word_type());
+        if (general) {
+            terms.add_to(*this);
+        }
     }
 
     void generate() {
+        if (general) {
+            terms.prepare();
+        }
         const Products products(product);
         const ForwardCpuSchedule tiles(get_target(), products.depth());
         const int MR = tiles.registers.rows, NR = tiles.registers.columns, W = products.depth();
@@ -65,7 +74,7 @@ public:
         const Expr block_key = first_key + cb * MR;
         const Expr block_sees =
             block_key < f.wide_key_end(rb, qt) && block_key + MR > f.wide_key_begin(rb, qt);
-        const Expr depth = columns() / W;
+        const Expr depth = columns(k.dim(0).extent() * W) / W;
         f.depth(cb, rb, qt) = select(block_sees, depth, 0);
 
         // Scores, row by key, in register blocks.
@@ -76,7 +85,17 @@ public:
         f.S(block) = products.multiply_add(f.S(block), k(f.over_d, cb * MR + ci),
                                            q(rb * NR + ri, f.over_d, qt));
         const Expr sees = visible(first_key + c, f.key_begin(r, qt), f.key_end(r, qt));
-        f.score(r, c, qt) = masked_score(f.S(r % NR, r / NR, c % MR, c / MR, qt), scale, sees);
+        const Expr product_score = f.S(r % NR, r / NR, c % MR, c / MR, qt);
+        if (general) {
+            f.slope(r, qt) = terms.slope(rows(row_head, at));
+            f.position(r, qt) = rows(row_position, at);
+            const Expr away = distance(f.position(r, qt), first_key + c);
+            const Expr capped = CappedScore(product_score * scale, terms.softcap()).value;
+            f.score(r, c, qt) =
+                masked_score(biased_score(capped, f.slope(r, qt), away), 1.0f, sees);
+        } else {
+            f.score(r, c, qt) = masked_score(product_score, scale, sees);
+        }
 
         f.over_keys = RDom(0, kv_tile, "over_keys");
         f.tile_max(r, qt) = lowest_max;
@@ -112,7 +131,7 @@ public:
     }
 
     void schedule() {
-        acc.dim(0).set_bounds(0, columns());
+        acc.dim(0).set_bounds(0, columns(v_pairs.dim(0).extent()));
         acc.dim(1).set_min(0);
         rows.dim(0).set_bounds(0, row_fields);
         schedule_forward_cpu(f, ForwardCpuSchedule(get_target(), Products(product).depth()));
@@ -124,8 +143,8 @@ private:
         ib = f.ib, x{"x"};
 
     /// Of packed tiles.
-    Expr columns() const {
-        return packed_columns(head_dim, v_pairs.dim(0).extent(), register_tile(get_target()));
+    Expr columns(const Expr &extent) const {
+        return packed_columns(head_dim, extent, register_tile(get_target()));
     }
 };
 

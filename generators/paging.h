@@ -35,7 +35,15 @@ PoolRow find_in_pool(const Blocks &blocks, const Pool &pool, const Expr &first_s
 }
 
 /// Fields of a packed query row, in the order of struct QueryRow in runtime/src/rows.h.
-enum RowField { row_token, row_batch, row_head, row_key_begin, row_key_end, row_fields };
+enum RowField {
+    row_token,
+    row_batch,
+    row_head,
+    row_key_begin,
+    row_key_end,
+    row_position,
+    row_fields
+};
 
 /// A query row of a list: the queries of all users of a run, for all heads that share a KV head,
 /// are packed one behind the other.

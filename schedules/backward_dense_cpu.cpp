@@ -13,18 +13,22 @@ void schedule_backward_dense_cpu(BackwardDenseFuncs &f, int vector) {
     for (Func operand : {f.Kt, f.Vt}) {
         operand.compute_root().vectorize(f.j, vector, tail);
     }
-    for (Func scores : {f.S, f.dP}) {
+    for (auto [scores, over_d] : {std::pair(f.S, f.over_d), std::pair(f.dP, f.over_d2)}) {
         scores.compute_root().vectorize(f.j, vector, tail);
         scores.update()
             .split(f.j, f.j, column, 2 * vector, tail)
             .split(f.i, f.i, inner, rows, tail)
-            .reorder(column, inner, f.over_d, f.j, f.h, f.i)
+            .reorder(column, inner, over_d, f.j, f.h, f.i)
             .vectorize(column, vector)
             .unroll(column)
             .unroll(inner);
     }
-    for (Func element : {f.P, f.dS}) {
-        element.compute_root().vectorize(f.j, vector, tail);
+    std::vector<Func> matrices{f.P, f.dS};
+    if (f.cap.defined()) {
+        matrices.insert(matrices.end(), {f.cap, f.dS_biased});
+    }
+    for (Func matrix : matrices) {
+        matrix.compute_root().vectorize(f.j, vector, tail);
     }
     f.dQ.vectorize(f.d, vector, tail);
     f.dQ.update().reorder(f.d, f.over_keys, f.h, f.i).vectorize(f.d, vector, tail);

@@ -52,7 +52,11 @@ void schedule_forward_cpu(ForwardFuncs &f, const ForwardCpuSchedule &schedule) {
         of_keys.compute_at(of_rows, group).bound_extent(f.r, NR).vectorize(f.r, V).unroll(f.r);
         of_keys.update().reorder(f.r, f.over_keys.x).vectorize(f.r, V).unroll(f.r);
     }
-    for (Func row : {f.rescale, f.key_begin, f.key_end}) {
+    std::vector<Func> rows{f.rescale, f.key_begin, f.key_end};
+    if (f.slope.defined()) {
+        rows.insert(rows.end(), {f.slope, f.position});
+    }
+    for (Func row : rows) {
         row.compute_at(f.acc, tile)
             .bound_storage(f.r, schedule.query_tile)
             .store_in(MemoryType::Stack)

@@ -33,6 +33,9 @@ TEST_P(Backward, matches_reference) {
 
 INSTANTIATE_TEST_SUITE_P(, Backward, testing::ValuesIn(with_kernels(geometries(), operations)),
                          case_name);
+INSTANTIATE_TEST_SUITE_P(Options, Backward,
+                         testing::ValuesIn(with_kernels(option_geometries(), operations)),
+                         case_name);
 
 class BackwardVariants : public Backward {
 protected:
@@ -49,6 +52,12 @@ TEST_P(BackwardVariants, adds_to_the_pool_gradients) {
     Options accumulate = options();
     accumulate.pool_mode = PAGEGRAD_POOL_ACCUMULATE;
     expect_backward(problem, accumulate);
+}
+
+TEST_P(BackwardVariants, without_gradients_of_heads) {
+    Options without = options();
+    without.with_head_gradients = false;
+    expect_backward(problem, without);
 }
 
 TEST_P(BackwardVariants, accepts_infinite_lse_of_either_sign) {
@@ -90,6 +99,10 @@ TEST_P(BackwardVariants, respects_callers_workspace) {
 
 INSTANTIATE_TEST_SUITE_P(, BackwardVariants,
                          testing::ValuesIn(with_kernels(invariance_geometries(), operations)),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Options, BackwardVariants,
+                         testing::ValuesIn(with_kernels(option_invariance_geometries(),
+                                                        operations)),
                          case_name);
 
 class PagedBackward : public testing::TestWithParam<KernelChoice> {};

@@ -22,20 +22,37 @@ def visible(mask, queries, keys):
     return np.arange(keys)[None, :] <= np.arange(queries)[:, None] + offset
 
 
-def attention(q, k, v, dout, mask, scale=None):
+def alibi_distance(mask, queries, keys):
+    """How far each key is from the diagonal of each query, [queries, keys]."""
+    offset = 0 if mask == "causal-top-left" else keys - queries
+    return np.abs(np.arange(queries)[:, None] + offset - np.arange(keys)[None, :])
+
+
+def attention(q, k, v, dout, mask, scale=None, softcap=0.0, slopes=None, sinks=None):
     """Results of one sequence, [rows, heads, D], by name."""
     q, k, v, dout = (x.astype(np.float64) for x in (q, k, v, dout))
     scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
     group = q.shape[1] // k.shape[1]
     wide_k, wide_v = (np.repeat(x, group, axis=1) for x in (k, v))
     scores = scale * np.einsum("ihd,jhd->hij", q, wide_k)
+    bend = np.ones_like(scores)
+    if softcap > 0:
+        bend = 1 - np.tanh(scores / softcap) ** 2
+        scores = softcap * np.tanh(scores / softcap)
+    distance = alibi_distance(mask, len(q), len(k))
+    if slopes is not None:
+        scores -= slopes[:, None, None] * distance
     scores[:, ~visible(mask, len(q), len(k))] = -np.inf
+    sink_terms = np.zeros((q.shape[1], 1)) if sinks is None else np.exp(sinks)[:, None]
     with np.errstate(divide="ignore"):
-        lse = np.log(np.exp(scores).sum(axis=-1))  # the scores of the tests are small
+        # The scores of the tests are small.
+        lse = np.log(np.exp(scores).sum(axis=-1) + sink_terms)
     p = np.exp(scores - np.where(np.isinf(lse), 0, lse)[:, :, None])
     out = np.einsum("hij,jhd->ihd", p, wide_v)
     dp = np.einsum("ihd,jhd->hij", dout, wide_v)
-    ds = p * (dp - np.einsum("ihd,ihd->hi", dout, out)[:, :, None])
+    delta = np.einsum("ihd,ihd->hi", dout, out)
+    ds_biased = p * (dp - delta[:, :, None])
+    ds = ds_biased * bend
     dk = scale * np.einsum("hij,ihd->jhd", ds, q)
     dv = np.einsum("hij,ihd->jhd", p, dout)
 
@@ -48,18 +65,23 @@ def attention(q, k, v, dout, mask, scale=None):
         "dq": scale * np.einsum("hij,jhd->ihd", ds, wide_k),
         "dk": per_kv_head(dk),
         "dv": per_kv_head(dv),
+        "dalibi_slopes": -(ds_biased * distance).sum(axis=(1, 2)),
+        "dsinks": -(np.exp(-np.where(np.isinf(lse), 0, lse)) * sink_terms * delta).sum(axis=1),
     }
 
 
-def packed_attention(tensors, query_lengths, kv_lengths, mask, scale=None):
+def packed_attention(tensors, query_lengths, kv_lengths, mask, scale=None, **options):
     """Results of sequences one after the other."""
     query_ends, kv_ends = np.cumsum(query_lengths)[:-1], np.cumsum(kv_lengths)[:-1]
     split = [
         np.split(tensors[name], query_ends if name in ("q", "dout") else kv_ends)
         for name in ("q", "k", "v", "dout")
     ]
-    results = [attention(*sequence, mask, scale) for sequence in zip(*split)]
-    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+    results = [attention(*sequence, mask, scale, **options) for sequence in zip(*split)]
+    joined = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+    for name in ("dalibi_slopes", "dsinks"):
+        joined[name] = sum(r[name] for r in results)
+    return joined
 
 
 def starts(lengths):
@@ -76,13 +98,12 @@ class ProgramTest(unittest.TestCase):
     def normal(self, *shape):
         return self.random.standard_normal(shape).astype(np.float32)
 
-    def packed(self, query_tokens, kv_tokens):
-        q_shape, k_shape = (query_tokens, HEADS, HEAD_DIM), (kv_tokens, KV_HEADS, HEAD_DIM)
+    def packed(self, query_tokens, kv_tokens, value_dim=HEAD_DIM):
         return {
-            "q": self.normal(*q_shape),
-            "dout": self.normal(*q_shape),
-            "k": self.normal(*k_shape),
-            "v": self.normal(*k_shape),
+            "q": self.normal(query_tokens, HEADS, HEAD_DIM),
+            "dout": self.normal(query_tokens, HEADS, value_dim),
+            "k": self.normal(kv_tokens, KV_HEADS, HEAD_DIM),
+            "v": self.normal(kv_tokens, KV_HEADS, value_dim),
         }
 
     def save(self, name, array):
@@ -130,6 +151,40 @@ class RunTest(ProgramTest):
                 results = self.results("backward", files, f"--mask={mask}", "--block-size=4")
                 expected = packed_attention(tensors, lengths, lengths, mask)
                 self.check(results, expected, self.ALL)
+
+    def test_options_of_the_scores(self):
+        query_lengths, kv_lengths = [3, 20, 6], [11, 7, 6]
+        tensors = self.packed(sum(query_lengths), sum(kv_lengths), value_dim=24)
+        slopes, sinks = self.normal(HEADS) / 8, self.normal(HEADS)
+        lengths = ["--kv-lens=11,7,6", "--softcap=1.5"]
+        files = {
+            **tensors,
+            "cu-seqlens-q": starts(query_lengths),
+            "alibi-slopes": slopes,
+            "sinks": sinks,
+        }
+        for mask in ("none", "causal", "causal-top-left"):
+            with self.subTest(mask):
+                results = self.results("backward", files, f"--mask={mask}", *lengths)
+                expected = packed_attention(
+                    tensors,
+                    query_lengths,
+                    kv_lengths,
+                    mask,
+                    softcap=1.5,
+                    slopes=slopes,
+                    sinks=sinks,
+                )
+                names = (*self.ALL, "dalibi_slopes", "dsinks")
+                self.check(results, expected, names, tolerance=1e-4)
+
+    def test_window(self):
+        tensors = self.packed(9, 9)
+        del tensors["dout"]
+        options = ("--mask=none", "--window-left=0", "--window-right=0")
+        results = self.results("forward", tensors, *options)
+        wide_v = np.repeat(tensors["v"], HEADS // KV_HEADS, axis=1)
+        np.testing.assert_allclose(results["out"], wide_v, rtol=1e-6)  # each sees its own key
 
     def test_masks_with_other_kv_lengths(self):
         query_lengths, kv_lengths = [3, 20, 6], [11, 7, 6]

@@ -26,6 +26,9 @@ TEST_P(Forward, matches_reference) {
 
 INSTANTIATE_TEST_SUITE_P(, Forward, testing::ValuesIn(with_kernels(geometries(), {"forward"})),
                          case_name);
+INSTANTIATE_TEST_SUITE_P(Options, Forward,
+                         testing::ValuesIn(with_kernels(option_geometries(), {"forward"})),
+                         case_name);
 
 class ForwardInvariance : public Forward {
 protected:
@@ -64,6 +67,10 @@ TEST_P(ForwardInvariance, out_without_lse) {
 
 INSTANTIATE_TEST_SUITE_P(, ForwardInvariance,
                          testing::ValuesIn(with_kernels(invariance_geometries(), {"forward"})),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Options, ForwardInvariance,
+                         testing::ValuesIn(with_kernels(option_invariance_geometries(),
+                                                        {"forward"})),
                          case_name);
 
 TEST(ForwardLse, is_a_natural_logarithm) {

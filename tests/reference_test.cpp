@@ -54,6 +54,27 @@ Case make_case(const std::string &name, pagegrad_mask mask, int64_t window_left,
     return {name, in};
 }
 
+/// A case with options: values of another width than keys, a softcap that bends the scores, slopes
+/// of both signs, sinks of which one is none.
+Case with_options(Case test, int value_head_dim, double softcap, bool slopes, bool sinks) {
+    AttentionInputs &in = test.inputs;
+    std::mt19937 random(8);
+    if (value_head_dim > 0) {
+        in.value_head_dim = value_head_dim;
+        in.dout = random_values(in.q.size() / in.head_dim * value_head_dim, random);
+        in.v_pool = random_values(in.k_pool.size() / in.head_dim * value_head_dim, random);
+    }
+    in.softcap = softcap;
+    if (slopes) {
+        in.alibi_slopes = random_values(in.num_heads, random);
+    }
+    if (sinks) {
+        in.sinks = random_values(in.num_heads, random);
+        in.sinks.back() = -HUGE_VAL;
+    }
+    return test;
+}
+
 /// The scalar whose gradient the backward computes.
 double loss(const AttentionInputs &inputs) {
     const AttentionResult result = attention_reference(inputs);
@@ -96,6 +117,8 @@ TEST_P(Reference, gradients_match_finite_differences) {
     expect_gradient(inputs, &AttentionInputs::q, result.dq.value);
     expect_gradient(inputs, &AttentionInputs::k_pool, result.dk_pool.value);
     expect_gradient(inputs, &AttentionInputs::v_pool, result.dv_pool.value);
+    expect_gradient(inputs, &AttentionInputs::alibi_slopes, result.dalibi_slopes.value);
+    expect_gradient(inputs, &AttentionInputs::sinks, result.dsinks.value);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -106,7 +129,20 @@ INSTANTIATE_TEST_SUITE_P(
         make_case("top_left_mqa", PAGEGRAD_MASK_CAUSAL_TOP_LEFT, -1, -1, 3, 1, true),
         make_case("bottom_right", PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT, -1, -1, 2, 1, false),
         make_case("window", PAGEGRAD_MASK_NONE, 1, 1, 2, 1, true),
-        make_case("causal_window", PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT, 1, -1, 1, 1, true)),
+        make_case("causal_window", PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT, 1, -1, 1, 1, true),
+        with_options(make_case("values", PAGEGRAD_MASK_NONE, -1, -1, 2, 1, true), 5, 0, false,
+                     false),
+        with_options(make_case("softcap", PAGEGRAD_MASK_CAUSAL_TOP_LEFT, -1, -1, 2, 1, false), 0,
+                     0.8, false, false),
+        with_options(make_case("slopes", PAGEGRAD_MASK_NONE, -1, -1, 4, 2, false), 0, 0, true,
+                     false),
+        with_options(make_case("slopes_top_left", PAGEGRAD_MASK_CAUSAL_TOP_LEFT, -1, -1, 2, 1,
+                               true),
+                     0, 0, true, false),
+        with_options(make_case("sinks", PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT, -1, -1, 3, 1, true), 0,
+                     0, false, true),
+        with_options(make_case("all_options", PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT, 2, -1, 4, 2, true),
+                     2, 1.5, true, true)),
     [](const auto &info) { return info.param.name; });
 
 /// Keys seen by hand: 3 queries, 5 keys.

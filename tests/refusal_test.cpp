@@ -1,11 +1,13 @@
 // Bad input of every call: the status, a message that names argument and value, outputs untouched.
 // What a plan refuses is in plan_test.cpp.
+#include "pagegrad/pagegrad.hpp"
 #include "tests/support/invariance.h"
 #include "tests/support/problem.h"
 #include "tests/support/rounding.h"
 
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <ostream>
 
 namespace pagegrad::test {
@@ -138,6 +140,88 @@ std::vector<Refusal> common_refusals() {
         {"lse_rank", both, arguments([](auto &args) { args.lse.rank = 3; }), {"lse", "rank", "3"}},
         {"lse_heads", both, arguments([](auto &args) { args.lse.shape[1] = 19; }), {"lse", "19"}},
         {"lse_null", both, arguments([](auto &args) { args.lse.data = nullptr; }), {"lse"}},
+    };
+}
+
+/// A number for each head of small_problem().
+pagegrad_tensor per_head(float first, float second) {
+    static std::vector<std::unique_ptr<float[]>> memory;
+    memory.emplace_back(new float[2]{first, second});
+    return Tensor(memory.back().get(), {2});
+}
+
+std::vector<Refusal> option_refusals() {
+    return {
+        {"softcap_negative",
+         both,
+         arguments([](auto &args) { args.softcap = -1; }),
+         {"softcap is -1", "positive"}},
+        {"softcap_nan",
+         both,
+         arguments([](auto &args) { args.softcap = NAN; }),
+         {"softcap is nan"}},
+        {"softcap_infinite",
+         both,
+         arguments([](auto &args) { args.softcap = INFINITY; }),
+         {"softcap is inf", "finite"}},
+        {"alibi_slopes_heads",
+         both,
+         arguments([](auto &args) {
+             args.alibi_slopes = per_head(1, 1);
+             args.alibi_slopes.shape[0] = 1;
+         }),
+         {"alibi_slopes.shape[0] is 1", "2", "num_heads"}},
+        {"alibi_slopes_rank",
+         both,
+         arguments([](auto &args) {
+             args.alibi_slopes = per_head(1, 1);
+             args.alibi_slopes.rank = 2;
+         }),
+         {"alibi_slopes.rank is 2"}},
+        {"alibi_slopes_infinite",
+         both,
+         arguments([](auto &args) { args.alibi_slopes = per_head(1, -INFINITY); }),
+         {"alibi_slopes[1] is -inf"}},
+        {"sinks_dtype",
+         both,
+         arguments([](auto &args) {
+             args.sinks = per_head(1, 1);
+             args.sinks.dtype = PAGEGRAD_FLOAT16;
+         }),
+         {"sinks.dtype is 2"}},
+        {"sinks_null",
+         both,
+         arguments([](auto &args) {
+             args.sinks = per_head(1, 1);
+             args.sinks.data = nullptr;
+         }),
+         {"sinks.data is null"}},
+        {"sinks_nan",
+         both,
+         arguments([](auto &args) { args.sinks = per_head(NAN, 1); }),
+         {"sinks[0] is nan", "-inf"}},
+        {"sinks_infinite",
+         both,
+         arguments([](auto &args) { args.sinks = per_head(1, INFINITY); }),
+         {"sinks[1] is inf"}},
+        {"dsinks_without_sinks",
+         backward,
+         [](PagedCall &call) { call.backward_args.dsinks = per_head(1, 1); },
+         {"dsinks", "without sinks"}},
+        {"dalibi_slopes_heads",
+         backward,
+         [](PagedCall &call) {
+             call.backward_args.alibi_slopes = per_head(1, 1);
+             call.backward_args.dalibi_slopes = per_head(1, 1);
+             call.backward_args.dalibi_slopes.shape[0] = 3;
+         },
+         {"dalibi_slopes.shape[0] is 3"}},
+        {"dsinks_in_place",
+         backward,
+         [](PagedCall &call) {
+             call.backward_args.sinks = call.backward_args.dsinks = per_head(1, 1);
+         },
+         {"dsinks.data", "sinks"}},
     };
 }
 
@@ -288,6 +372,7 @@ std::vector<Refusal> refusals() {
     const auto add = [&all](const std::vector<Refusal> &more) {
         all.insert(all.end(), more.begin(), more.end());
     };
+    add(option_refusals());
     add(output_refusals());
     add(execution_refusals());
     for (const KernelChoice &kernel : kernels_and_dispatch({"backward"}, 64)) {

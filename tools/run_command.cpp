@@ -37,14 +37,21 @@ constexpr char examples[] = R"(Examples:
 
 struct RunOptions {
     std::string op, q, dout, k, v, out, lse;
+    std::string alibi_slopes, sinks;
     std::string block_table, cu_seqlens_q, cu_seqlens_k, kv_lens;
     int block_size = 16, threads = 0;
     std::string mask = "causal", dtype = "f32", device = "cpu", ordered = "on";
     std::optional<float> scale;
+    float softcap = 0;
+    int64_t window_left = -1, window_right = -1;
     std::string kernel, output;
 
     bool is_backward() const {
         return op == "backward";
+    }
+    /// The operation as pagegrad_choose_kernel names it.
+    std::string operation() const {
+        return softcap > 0 || !alibi_slopes.empty() ? op + "_general" : op;
     }
 };
 
@@ -145,10 +152,11 @@ private:
 /// Keys and values of the batch as pools, and where each sequence's keys are.
 struct KvPools {
     bool is_packed = false;
-    std::vector<int64_t> file_shape;
+    std::vector<int64_t> k_file_shape, v_file_shape;
     Operand k, v;
     std::vector<int32_t> lengths, table;
     int32_t max_blocks = 0;
+    int64_t block_size = 0;
 
     PagedKv view() const {
         return {k.view(), v.view(), table.data(), max_blocks, lengths.data()};
@@ -157,10 +165,21 @@ struct KvPools {
 
 struct Batch {
     Operand q;
-    bool is_half = false;  ///< whether q's file holds float16
+    Operand alibi_slopes, sinks;  ///< without a shape where there are none
+    bool is_half = false;         ///< whether q's file holds float16
     std::vector<int32_t> query_lengths;
     KvPools kv;
 
+    HeadTerms terms() const {
+        return {alibi_slopes.shape.empty() ? Tensor() : alibi_slopes.view(),
+                sinks.shape.empty() ? Tensor() : sinks.view()};
+    }
+    /// Shape of out and dout.
+    std::vector<int64_t> out_shape() const {
+        std::vector<int64_t> shape = q.shape;
+        shape.back() = kv.v.shape.back();
+        return shape;
+    }
     int32_t num_sequences() const {
         return static_cast<int32_t>(query_lengths.size());
     }
@@ -247,12 +266,12 @@ std::vector<int32_t> query_lengths(const RunOptions &options, const std::vector<
 std::vector<int32_t> default_kv_lengths(const Batch &batch) {
     const KvPools &kv = batch.kv;
     const int32_t sequences = batch.num_sequences();
-    if (kv.is_packed && batch.q.shape.size() == 3 && kv.file_shape[0] == batch.q.shape[0]) {
+    if (kv.is_packed && batch.q.shape.size() == 3 && kv.k_file_shape[0] == batch.q.shape[0]) {
         return batch.query_lengths;
     }
     const bool splits = batch.q.shape.size() == 4 || sequences == 1;
-    if (kv.is_packed && splits && sequences > 0 && kv.file_shape[0] % sequences == 0) {
-        return std::vector<int32_t>(sequences, checked_int("--k", kv.file_shape[0] / sequences));
+    if (kv.is_packed && splits && sequences > 0 && kv.k_file_shape[0] % sequences == 0) {
+        return std::vector<int32_t>(sequences, checked_int("--k", kv.k_file_shape[0] / sequences));
     }
     refuse("--kv-lens", "missing", "the number of keys of each sequence, or --cu-seqlens-k");
 }
@@ -278,13 +297,14 @@ std::vector<int32_t> kv_lengths(const RunOptions &options, const Batch &batch) {
         refuse(option, "a length is " + std::to_string(*negative), "0 or more");
     }
     if (batch.kv.is_packed) {
-        check_total(option, lengths, batch.kv.file_shape[0], "k");
+        check_total(option, lengths, batch.kv.k_file_shape[0], "k");
     }
     return lengths;
 }
 
 /// Gives each sequence of packed keys blocks of its own. Returns the number of blocks.
 int64_t page_consecutively(KvPools &kv, int32_t block_size) {
+    kv.block_size = block_size;
     std::vector<int32_t> counts;
     for (const int32_t length : kv.lengths) {
         counts.push_back(length / block_size + (length % block_size != 0));
@@ -303,32 +323,34 @@ int64_t page_consecutively(KvPools &kv, int32_t block_size) {
 /// Calls copy(packed row, pool row, number of rows) for every sequence of packed keys.
 template<typename Copy>
 void for_each_sequence(const KvPools &kv, const Copy &copy) {
-    const int64_t block_size = kv.k.shape[1];
     int64_t packed = 0;
     for (size_t b = 0; b < kv.lengths.size(); b++) {
         if (kv.lengths[b] > 0) {
-            copy(packed, kv.table[b * kv.max_blocks] * block_size, kv.lengths[b]);
+            copy(packed, kv.table[b * kv.max_blocks] * kv.block_size, kv.lengths[b]);
         }
         packed += kv.lengths[b];
     }
 }
 
-int64_t row_size(const KvPools &kv) {
-    return kv.k.shape[2] * kv.k.shape[3];
+/// Elements of the heads of a key or value.
+int64_t row_size(const std::vector<int64_t> &pool_shape) {
+    return pool_shape[2] * pool_shape[3];
 }
 
-std::vector<float> packed_to_pool(const KvPools &kv, const std::vector<float> &packed) {
-    const int64_t row = row_size(kv);
-    std::vector<float> pool(elements(kv.k.shape));
+std::vector<float> packed_to_pool(const KvPools &kv, const std::vector<int64_t> &pool_shape,
+                                  const std::vector<float> &packed) {
+    const int64_t row = row_size(pool_shape);
+    std::vector<float> pool(elements(pool_shape));
     for_each_sequence(kv, [&](int64_t from, int64_t to, int64_t rows) {
         std::copy_n(packed.begin() + from * row, rows * row, pool.begin() + to * row);
     });
     return pool;
 }
 
-std::vector<float> pool_to_packed(const KvPools &kv, const std::vector<float> &pool) {
-    const int64_t row = row_size(kv);
-    std::vector<float> packed(elements(kv.file_shape));
+std::vector<float> pool_to_packed(const KvPools &kv, const Operand &pool_gradient) {
+    const int64_t row = row_size(pool_gradient.shape);
+    const std::vector<float> pool = pool_gradient.to_float();
+    std::vector<float> packed(kv.k_file_shape[0] * row);
     for_each_sequence(kv, [&](int64_t to, int64_t from, int64_t rows) {
         std::copy_n(pool.begin() + from * row, rows * row, packed.begin() + to * row);
     });
@@ -352,28 +374,52 @@ void read_kv(const RunOptions &options, Batch &batch) {
     std::vector<float> k = read("--k", options.k, k_file, to_float);
     std::vector<float> v = read("--v", options.v, v_file, to_float);
     kv.is_packed = options.block_table.empty();
-    kv.file_shape = k_file.shape;
-    if (kv.file_shape.size() != (kv.is_packed ? 3 : 4)) {
-        refuse("--k", "shape is " + to_string(kv.file_shape),
+    kv.k_file_shape = k_file.shape;
+    kv.v_file_shape = v_file.shape;
+    if (kv.k_file_shape.size() != (kv.is_packed ? 3 : 4)) {
+        refuse("--k", "shape is " + to_string(kv.k_file_shape),
                kv.is_packed ? "[tokens, H_kv, D] without --block-table"
                             : "[num_blocks, block_size, H_kv, D] with --block-table");
     }
-    if (v_file.shape != kv.file_shape) {
-        refuse("--v", "shape is " + to_string(v_file.shape),
-               to_string(kv.file_shape) + ", that of k");
+    const auto leading = [](std::vector<int64_t> shape) {
+        shape.pop_back();
+        return shape;
+    };
+    if (kv.v_file_shape.empty() || leading(kv.v_file_shape) != leading(kv.k_file_shape)) {
+        refuse("--v", "shape is " + to_string(kv.v_file_shape),
+               to_string(kv.k_file_shape) + ", that of k, but for the last size");
     }
     kv.lengths = kv_lengths(options, batch);
     if (!kv.is_packed) {
         read_table(options, batch);
-        checked_int("--k", kv.file_shape[1]);
-        kv.k = Operand(kv.file_shape, dtype, std::move(k));
-        kv.v = Operand(kv.file_shape, dtype, std::move(v));
+        checked_int("--k", kv.k_file_shape[1]);
+        kv.k = Operand(kv.k_file_shape, dtype, std::move(k));
+        kv.v = Operand(kv.v_file_shape, dtype, std::move(v));
         return;
     }
     const int64_t blocks = page_consecutively(kv, options.block_size);
-    kv.k.shape = {blocks, options.block_size, kv.file_shape[1], kv.file_shape[2]};
-    kv.v = Operand(kv.k.shape, dtype, packed_to_pool(kv, v));
-    kv.k = Operand(kv.k.shape, dtype, packed_to_pool(kv, k));
+    const auto pool = [&](const std::vector<int64_t> &shape, const std::vector<float> &packed) {
+        const std::vector<int64_t> paged = {blocks, options.block_size, shape[1], shape[2]};
+        return Operand(paged, dtype, packed_to_pool(kv, paged, packed));
+    };
+    kv.v = pool(kv.v_file_shape, v);
+    kv.k = pool(kv.k_file_shape, k);
+}
+
+Operand read_like(const std::string &option, const std::string &path,
+                  const std::vector<int64_t> &shape, Dtype dtype) {
+    NpyArray file;
+    std::vector<float> values = read(option, path, file, to_float);
+    if (file.shape != shape) {
+        refuse(option, "shape is " + to_string(file.shape), to_string(shape));
+    }
+    return {shape, dtype, std::move(values)};
+}
+
+/// One number per query head, if there is a file.
+Operand read_per_head(const std::string &option, const std::string &path, const Batch &batch) {
+    const std::vector<int64_t> shape = {batch.q.shape[batch.q.shape.size() - 2]};
+    return path.empty() ? Operand() : read_like(option, path, shape, Dtype::Float32);
 }
 
 Batch read_batch(const RunOptions &options) {
@@ -387,17 +433,9 @@ Batch read_batch(const RunOptions &options) {
     batch.q = Operand(file.shape, dtypes.at(options.dtype), std::move(q));
     batch.query_lengths = query_lengths(options, file.shape);
     read_kv(options, batch);
+    batch.alibi_slopes = read_per_head("--alibi-slopes", options.alibi_slopes, batch);
+    batch.sinks = read_per_head("--sinks", options.sinks, batch);
     return batch;
-}
-
-Operand read_like(const std::string &option, const std::string &path,
-                  const std::vector<int64_t> &shape, Dtype dtype) {
-    NpyArray file;
-    std::vector<float> values = read(option, path, file, to_float);
-    if (file.shape != shape) {
-        refuse(option, "shape is " + to_string(file.shape), to_string(shape));
-    }
-    return {shape, dtype, std::move(values)};
 }
 
 Plan make_plan(const RunOptions &options, const Batch &batch) {
@@ -405,7 +443,11 @@ Plan make_plan(const RunOptions &options, const Batch &batch) {
     const size_t rank = q_shape.size();
     AttentionConfig config(checked_int("--q", q_shape[rank - 2]), checked_int("--k", k_shape[2]),
                            checked_int("--q", q_shape[rank - 1]), masks.at(options.mask));
+    config.value_head_dim = checked_int("--v", batch.kv.v.shape[3]);
     config.scale = options.scale.value_or(config.scale);
+    config.softcap = options.softcap;
+    config.window_left = options.window_left;
+    config.window_right = options.window_right;
     return {config, QueryRows{batch.query_lengths.data(), nullptr, batch.num_sequences()},
             batch.kv.view()};
 }
@@ -438,24 +480,25 @@ public:
         if (options.is_backward()) {
             run_backward();
         } else {
-            report(2, run_forward(execution));
+            report(1, 1, run_forward(execution));
         }
     }
 
 private:
     /// Milliseconds.
     double run_forward(Execution execution) {
-        out = Operand(batch.q.shape, dtype);
+        out = Operand(batch.out_shape(), dtype);
         lse = Operand(lse_shape, Dtype::Float32);
         const Tensor q = placement.input(batch.q.view());
         const PagedKv kv = placed_kv();
         const Tensor out_there = placement.output(out.view());
         const Tensor lse_there = placement.output(lse.view());
+        const HeadTerms terms = placed_terms();
         plan.prepare(execution);
-        placement.make_workspace(execution,
-                                 forward_workspace(plan, q, kv, out_there, lse_there, execution));
+        placement.make_workspace(
+            execution, forward_workspace(plan, q, kv, out_there, lse_there, execution, terms));
         const double time = time_of([&] {
-            forward(plan, q, kv, out_there, lse_there, execution);
+            forward(plan, q, kv, out_there, lse_there, execution, terms);
             placement.wait();
         });
         placement.finish();
@@ -465,38 +508,47 @@ private:
     }
 
     void run_backward() {
-        const Operand dout = read_like("--dout", options.dout, batch.q.shape, dtype);
+        const Operand dout = read_like("--dout", options.dout, batch.out_shape(), dtype);
         if (options.out.empty()) {
             std::printf("no --out is given: the forward runs first\n");
             Execution any_kernel = execution;
             any_kernel.kernel = nullptr;  // the option names one of the backward
             run_forward(any_kernel);
         } else {
-            out = read_like("--out", options.out, batch.q.shape, dtype);
+            out = read_like("--out", options.out, batch.out_shape(), dtype);
             if (!options.lse.empty()) {
                 lse = read_like("--lse", options.lse, lse_shape, Dtype::Float32);
             }
         }
         const Operand dq(batch.q.shape, dtype);
-        const Operand dk(batch.kv.k.shape, Dtype::Float32), dv(batch.kv.k.shape, Dtype::Float32);
+        const Operand dk(batch.kv.k.shape, Dtype::Float32), dv(batch.kv.v.shape, Dtype::Float32);
+        const Operand dslopes(batch.alibi_slopes.shape, Dtype::Float32);
+        const Operand dsinks(batch.sinks.shape, Dtype::Float32);
         const BackwardInputs inputs = {placement.input(dout.view()),
-                                       placement.input(batch.q.view()), placement.input(out.view()),
+                                       placement.input(batch.q.view()),
+                                       placement.input(out.view()),
                                        lse.shape.empty() ? Tensor() : placement.input(lse.view()),
-                                       Tensor()};
+                                       Tensor(),
+                                       placed_terms()};
         const PagedKv kv = placed_kv();
-        const Gradients gradients = {placement.output(dq.view()), placement.output(dk.view()),
-                                     placement.output(dv.view()), PoolMode::Overwrite};
+        const Gradients gradients = {placement.output(dq.view()),
+                                     placement.output(dk.view()),
+                                     placement.output(dv.view()),
+                                     PoolMode::Overwrite,
+                                     {placed_output(dslopes), placed_output(dsinks)}};
         plan.prepare(execution);
         placement.make_workspace(execution,
                                  backward_workspace(plan, inputs, kv, gradients, execution));
-        report(5, time_of([&] {
+        report(3, 2, time_of([&] {
                    backward(plan, inputs, kv, gradients, execution);
                    placement.wait();
                }));
         placement.finish();
         write_rows("dq", dq);
-        write_pool("dk", dk);
-        write_pool("dv", dv);
+        write_pool("dk", dk, batch.kv.k_file_shape);
+        write_pool("dv", dv, batch.kv.v_file_shape);
+        write_per_head("dalibi_slopes", dslopes);
+        write_per_head("dsinks", dsinks);
     }
 
     PagedKv placed_kv() {
@@ -506,26 +558,42 @@ private:
         return kv;
     }
 
+    HeadTerms placed_terms() {
+        HeadTerms terms = batch.terms();
+        for (Tensor *term : {&terms.alibi_slopes, &terms.sinks}) {
+            *term = term->rank > 0 ? placement.input(*term) : *term;
+        }
+        return terms;
+    }
+
+    Tensor placed_output(const Operand &operand) {
+        return operand.shape.empty() ? Tensor() : placement.output(operand.view());
+    }
+
     void choose_kernel() {
         execution.kernel = options.kernel.empty() ? nullptr : options.kernel.c_str();
         pagegrad_error error{};
-        internal::check(pagegrad_choose_kernel(plan.get(), options.op.c_str(),
+        internal::check(pagegrad_choose_kernel(plan.get(), options.operation().c_str(),
                                                static_cast<int32_t>(dtype), &execution, &kernel,
                                                &error),
                         error);
     }
 
     void print_shapes() const {
-        std::printf("q %s, k %s, %d sequences, mask %s\n", to_string(batch.q.shape).c_str(),
-                    to_string(batch.kv.file_shape).c_str(), batch.num_sequences(),
+        std::printf("q %s, k %s, v %s, %d sequences, mask %s\n", to_string(batch.q.shape).c_str(),
+                    to_string(batch.kv.k_file_shape).c_str(),
+                    to_string(batch.kv.v_file_shape).c_str(), batch.num_sequences(),
                     options.mask.c_str());
     }
 
-    void report(int products, double milliseconds) const {
+    /// With the number of products that have the width of keys, and of values.
+    void report(int key_products, int value_products, double milliseconds) const {
         const unsigned threads =
             options.threads > 0 ? options.threads : std::thread::hardware_concurrency();
-        const double flops = 2.0 * products * static_cast<double>(plan.info().visible_pairs) *
-                             plan.config().num_heads * plan.config().head_dim;
+        const double widths =
+            key_products * plan.config().head_dim + value_products * plan.config().value_head_dim;
+        const double flops =
+            2.0 * widths * static_cast<double>(plan.info().visible_pairs) * plan.config().num_heads;
         const std::string where =
             execution.device == PAGEGRAD_CUDA ? "on a GPU" : std::to_string(threads) + " threads";
         std::printf("%s: kernel %s, %s, %.3f ms, %.1f GFLOP/s\n", options.op.c_str(), kernel,
@@ -536,10 +604,16 @@ private:
         write(name, rows.shape, rows.to_float(), batch.is_half);
     }
 
-    void write_pool(const std::string &name, const Operand &pool) const {
-        const std::vector<float> values = pool.to_float();
-        write(name, batch.kv.file_shape,
-              batch.kv.is_packed ? pool_to_packed(batch.kv, values) : values, false);
+    void write_pool(const std::string &name, const Operand &pool,
+                    const std::vector<int64_t> &file_shape) const {
+        write(name, file_shape,
+              batch.kv.is_packed ? pool_to_packed(batch.kv, pool) : pool.to_float(), false);
+    }
+
+    void write_per_head(const std::string &name, const Operand &values) const {
+        if (!values.shape.empty()) {
+            write(name, values.shape, values.to_float(), false);
+        }
     }
 
     void write(const std::string &name, const std::vector<int64_t> &shape,
@@ -605,7 +679,7 @@ void add_tensor_options(CLI::App *command, RunOptions &options) {
                      "Keys: [num_blocks, block_size, H_kv, D] with --block-table, otherwise "
                      "[tokens, H_kv, D]")
         ->required();
-    command->add_option("--v", options.v, "Values, shaped like the keys")->required();
+    command->add_option("--v", options.v, "Values, shaped like the keys; D may differ")->required();
     command->add_option("--dout", options.dout, "Gradient of the output, for the backward");
     CLI::Option *out = command->add_option(
         "--out", options.out, "Output of the forward, for the backward; absent: computed first");
@@ -613,6 +687,9 @@ void add_tensor_options(CLI::App *command, RunOptions &options) {
         ->add_option("--lse", options.lse,
                      "Log-sum-exp of the forward, [tokens, H] or [B, S, H]; absent: computed again")
         ->needs(out);
+    command->add_option("--alibi-slopes", options.alibi_slopes, "ALiBi slope of each head, [H]");
+    command->add_option("--sinks", options.sinks,
+                        "Logit of each head that takes part in the softmax without a value, [H]");
 }
 
 void add_batch_options(CLI::App *command, RunOptions &options) {
@@ -636,7 +713,16 @@ void add_batch_options(CLI::App *command, RunOptions &options) {
     command->add_option("--mask", options.mask, "causal: the last query sees every key")
         ->check(CLI::IsMember(names(masks)))
         ->capture_default_str();
+    for (auto [option, bound] : {std::pair("--window-left", &options.window_left),
+                                 std::pair("--window-right", &options.window_right)}) {
+        command->add_option(option, *bound, "Keys seen on that side of the diagonal, -1: no bound")
+            ->capture_default_str();
+    }
     command->add_option("--scale", options.scale, "Factor of the scores; absent: 1 / sqrt(D)");
+    command
+        ->add_option("--softcap", options.softcap,
+                     "Scores s become softcap * tanh(s / softcap); 0: they do not")
+        ->capture_default_str();
 }
 
 void add_execution_options(CLI::App *command, RunOptions &options) {
@@ -672,7 +758,7 @@ void add_run_command(CLI::App &program, Action &action) {
     add_execution_options(command, *options);
     command
         ->add_option("--output", options->output,
-                     "Folder for out, lse, dq, dk and dv, each an .npy file")
+                     "Folder for out, lse, dq, dk, dv, dalibi_slopes and dsinks, each an .npy file")
         ->required();
     command->footer(examples);
     command->callback([options, &action] { action = [options] { return run(*options); }; });

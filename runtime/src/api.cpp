@@ -10,8 +10,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace pagegrad {
 
@@ -258,8 +260,15 @@ pagegrad_status pagegrad_choose_kernel(const pagegrad_plan *plan, const char *op
     return report(error, [&] {
         require(name != nullptr, "name is null, expected a pointer");
         const std::string wanted = operation ? operation : "";
-        require(wanted == "forward" || wanted == "backward", "operation is \"", wanted,
-                "\", expected \"forward\" or \"backward\"");
+        const std::pair<const char *, Operation> operations[] = {
+            {"forward", Operation::forward},
+            {"forward_general", Operation::forward_general},
+            {"backward", Operation::backward},
+            {"backward_general", Operation::backward_general}};
+        const auto *named = std::find_if(std::begin(operations), std::end(operations),
+                                         [&](const auto &item) { return wanted == item.first; });
+        require(named != std::end(operations), "operation is \"", wanted,
+                "\", expected \"forward\" or \"backward\", or one of them with \"_general\"");
         const pagegrad_dtype of = check_dtype("argument", dtype);
         const pagegrad_plan &with = not_null(plan, "plan");
         const pagegrad_execution checked = check_execution(execution);
@@ -267,9 +276,7 @@ pagegrad_status pagegrad_choose_kernel(const pagegrad_plan *plan, const char *op
             *name = cuda::chosen_kernel(with, operation, of, checked);
             return;
         }
-        *name = choose_kernel(wanted == "forward" ? Operation::forward : Operation::backward, of,
-                              with.head_dim, checked.kernel)
-                    .name;
+        *name = choose_kernel(named->second, of, with.head_dims(), checked.kernel).name;
     });
 }
 

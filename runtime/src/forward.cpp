@@ -2,6 +2,7 @@
 #include "execute.h"
 #include "packing.h"
 #include "rows.h"
+#include "score_options.h"
 #include "status.h"
 
 #include <algorithm>
@@ -24,6 +25,10 @@ int64_t row_capacity(const pagegrad_plan &plan) {
     return queries_of_chunk(plan) * plan.group();
 }
 
+/// Where the largest scores of rows start: below all that kernels count as scores (lowest_max in
+/// generators/attention_algebra.h).
+constexpr float lowest_score = -0x1p127f;
+
 /// Rows of a tile are a multiple of this.
 constexpr int32_t row_multiple = 32;
 
@@ -35,34 +40,38 @@ struct ForwardScratch {
     float *acc;    ///< [row][d], unnormalised output
     float *row_max, *row_sum;
     char *arena;
-    static constexpr int64_t arena_size = arena_bytes + sizeof(float) * chunk_rows;
+    int64_t arena_size;
 
-    ForwardScratch(const pagegrad_plan &plan, const Packing &packing, Carver &carver) {
+    ForwardScratch(const pagegrad_plan &plan, const Packing &packing, const Packing &value_packing,
+                   Carver &carver) {
         const int64_t capacity = row_capacity(plan), padded = capacity + max_query_tile;
         rows = carver.take<QueryRow>(capacity);
         q = carver.take<int32_t>(padded * packing.words);
         k = packing.take(carver, tile_keys);
-        v = packing.take(carver, tile_keys);
-        acc = carver.take<float>(padded * packing.columns);
+        v = value_packing.take(carver, tile_keys);
+        acc = carver.take<float>(padded * value_packing.columns);
         row_max = carver.take<float>(padded);
         row_sum = carver.take<float>(padded);
+        // The last kernel keeps two numbers of each row there.
+        arena_size = arena_bytes + 2 * static_cast<int64_t>(sizeof(float)) * padded;
         arena = carver.take<char>(arena_size);
     }
 };
 
 struct ForwardShared {
-    const Packing packing;
+    const Packing packing, value_packing;
     int64_t *first_chunk;  ///< [sequences + 1]
     float *unwanted_lse;
     std::vector<ForwardScratch> scratch;
 
     ForwardShared(const ForwardCall &call, const QueryLayout &layout, Carver &carver)
-        : packing(call.plan, call.kernel, call.dtype),
+        : packing(call.plan.head_dim, call.kernel, call.dtype),
+          value_packing(call.plan.value_head_dim, call.kernel, call.dtype),
           first_chunk(carver.take<int64_t>(call.plan.sequences.size() + 1)),
           unwanted_lse(present(call.args.lse) ? nullptr
                                               : carver.take<float>(layout.rows(call.plan))) {
         for (int thread = 0; thread < call.threads.count(); thread++) {
-            scratch.emplace_back(call.plan, packing, carver);
+            scratch.emplace_back(call.plan, packing, value_packing, carver);
         }
     }
 
@@ -79,12 +88,13 @@ struct ForwardShared {
 /// One chunk of queries of one KV head.
 class ChunkTask {
 public:
-    ChunkTask(const ForwardCall &call, const Packing &packing, const QueryLayout &layout,
+    ChunkTask(const ForwardCall &call, const ForwardShared &shared, const QueryLayout &layout,
               const pagegrad_tensor &lse, int32_t sequence, int64_t chunk, int32_t kv_head,
               const ForwardScratch &scratch, KernelStatus &status)
-        : call(call), plan(call.plan), packing(packing), lse(lse),
-          sequence(plan.sequences[sequence]), mask(plan.visibility(this->sequence)),
-          kv_head(kv_head), scratch(scratch), status(status) {
+        : call(call), plan(call.plan), options(call.args), packing(shared.packing),
+          value_packing(shared.value_packing), lse(lse), sequence(plan.sequences[sequence]),
+          mask(plan.visibility(this->sequence)), kv_head(kv_head), scratch(scratch),
+          status(status) {
         const int64_t first = chunk * queries_of_chunk(plan);
         queries = {first,
                    std::min<int64_t>(first + queries_of_chunk(plan), this->sequence.query_length)};
@@ -95,8 +105,8 @@ public:
 
     void execute() {
         const int64_t rows = round_up(num_rows, query_tile);
-        std::fill(scratch.acc, scratch.acc + rows * packing.columns, 0.0f);
-        std::fill(scratch.row_max, scratch.row_max + rows, -1e30f);
+        std::fill(scratch.acc, scratch.acc + rows * value_packing.columns, 0.0f);
+        std::fill(scratch.row_max, scratch.row_max + rows, lowest_score);
         std::fill(scratch.row_sum, scratch.row_sum + rows, 0.0f);
         for (int32_t row = 0; row < num_rows; row += query_tile) {
             KernelArena arena(scratch.arena, scratch.arena_size);
@@ -117,8 +127,12 @@ private:
             const Range keys = mask.keys(query);
             for (int32_t head = kv_head * plan.group(); head < (kv_head + 1) * plan.group();
                  head++) {
-                *row++ = {layout.token(sequence, query), layout.batch(index), head,
-                          static_cast<int32_t>(keys.begin), static_cast<int32_t>(keys.end)};
+                *row++ = {layout.token(sequence, query),
+                          layout.batch(index),
+                          head,
+                          static_cast<int32_t>(keys.begin),
+                          static_cast<int32_t>(keys.end),
+                          static_cast<int32_t>(mask.diagonal(query))};
             }
         }
     }
@@ -152,24 +166,33 @@ private:
         status.record(
             packing.pack_keys(arena, call.args.k_pool, at, kv_head, scratch.k, padded_keys));
         status.record(
-            packing.pack_keys(arena, call.args.v_pool, at, kv_head, scratch.v, padded_keys));
+            value_packing.pack_keys(arena, call.args.v_pool, at, kv_head, scratch.v, padded_keys));
 
         const int64_t begin = rows.begin / query_tile * query_tile;
         const int64_t tiles = (rows.end - begin + query_tile - 1) / query_tile;
         const int64_t padded_rows = tiles * query_tile;
         const KernelBuffer max(scratch.row_max + begin, {{padded_rows, 1}});
         const KernelBuffer sum(scratch.row_sum + begin, {{padded_rows, 1}});
-        status.record(call.kernel.as<ForwardKernel>()(
-            &arena,
-            KernelBuffer(scratch.q + begin * packing.words, {{query_tile, 1},
-                                                             {packing.words, query_tile},
-                                                             {tiles, query_tile * packing.words}}),
-            packing.packed(scratch.k, padded_keys), packing.pairs(scratch.v, padded_keys),
-            list({begin, rows.end}), max, sum, static_cast<int32_t>(first_key),
-            static_cast<int32_t>(first_key) + at.num_keys, call.args.scale,
-            KernelBuffer(scratch.acc + begin * packing.columns,
-                         {{packing.columns, 1}, {padded_rows, packing.columns}}),
-            max, sum));
+        const int64_t columns = value_packing.columns;
+        const auto step = [&](auto *kernel, const auto &...terms) {
+            status.record(kernel(
+                &arena,
+                KernelBuffer(scratch.q + begin * packing.words,
+                             {{query_tile, 1},
+                              {packing.words, query_tile},
+                              {tiles, query_tile * packing.words}}),
+                packing.packed(scratch.k, padded_keys), value_packing.pairs(scratch.v, padded_keys),
+                list({begin, rows.end}), max, sum, static_cast<int32_t>(first_key),
+                static_cast<int32_t>(first_key) + at.num_keys, call.args.scale, terms...,
+                KernelBuffer(scratch.acc + begin * columns, {{columns, 1}, {padded_rows, columns}}),
+                max, sum));
+        };
+        if (call.kernel.is_general()) {
+            step(call.kernel.as<ForwardGeneralKernel>(), options.softcap,
+                 options.slopes_buffer(plan));
+        } else {
+            step(call.kernel.as<ForwardKernel>());
+        }
     }
 
     void finish() {
@@ -177,16 +200,19 @@ private:
         const auto dtype = static_cast<pagegrad_dtype>(call.args.out.dtype);
         auto *kernel =
             companion(call.kernel, Operation::forward_finish, dtype).as<ForwardFinishKernel>();
-        status.record(kernel(
-            &arena, KernelBuffer(scratch.acc, {{plan.head_dim, 1}, {num_rows, packing.columns}}),
-            KernelBuffer(scratch.row_max, {{num_rows, 1}}),
-            KernelBuffer(scratch.row_sum, {{num_rows, 1}}), list({0, num_rows}),
-            query_buffer(call.args.out), row_buffer(lse)));
+        status.record(
+            kernel(&arena,
+                   KernelBuffer(scratch.acc,
+                                {{plan.value_head_dim, 1}, {num_rows, value_packing.columns}}),
+                   KernelBuffer(scratch.row_max, {{num_rows, 1}}),
+                   KernelBuffer(scratch.row_sum, {{num_rows, 1}}), options.sinks_buffer(plan),
+                   list({0, num_rows}), query_buffer(call.args.out), row_buffer(lse)));
     }
 
     const ForwardCall &call;
     const pagegrad_plan &plan;
-    const Packing &packing;
+    const ScoreOptions options;
+    const Packing &packing, &value_packing;
     const pagegrad_tensor &lse;
     const Sequence &sequence;
     const Visibility mask;
@@ -203,25 +229,33 @@ QueryLayout check_forward(const pagegrad_plan &plan, const pagegrad_forward_args
     require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,
             ", expected ", sizeof(args));
     require(std::isfinite(args.scale), "scale is ", args.scale, ", expected a finite number");
+    ScoreOptions(args).check(plan);
     const auto dtype = check_dtype("q", args.q.dtype);
     const QueryLayout layout = check_query(plan, args.q, dtype);
-    check_pool("k_pool", plan, args.k_pool, dtype, Access::read);
-    check_pool("v_pool", plan, args.v_pool, dtype, Access::read);
-    check_like_query("out", plan, layout, args.out, float32_or(dtype, args.out), Access::write);
+    check_pool("k_pool", plan, args.k_pool, key_size(plan), dtype, Access::read);
+    check_pool("v_pool", plan, args.v_pool, value_size(plan), dtype, Access::read);
+    check_like_query("out", plan, layout, args.out, value_size(plan), float32_or(dtype, args.out),
+                     Access::write);
     if (present(args.lse)) {
         check_row_tensor("lse", plan, layout, args.lse, Access::write);
     }
-    check_distinct({{"out", &args.out}, {"lse", &args.lse}},
-                   {{"q", &args.q}, {"k_pool", &args.k_pool}, {"v_pool", &args.v_pool}});
+    check_distinct({{"out", &args.out}, {"lse", &args.lse}}, {{"q", &args.q},
+                                                              {"k_pool", &args.k_pool},
+                                                              {"v_pool", &args.v_pool},
+                                                              {"alibi_slopes", &args.alibi_slopes},
+                                                              {"sinks", &args.sinks}});
     return layout;
 }
 
 ForwardCall ForwardCall::check(const pagegrad_plan &plan, const pagegrad_forward_args &args,
                                const pagegrad_execution &execution) {
     check_forward(plan, args);
+    const ScoreOptions options(args);
+    options.check_values();
     const pagegrad_dtype dtype = check_dtype("q", args.q.dtype);
     return {plan, args, Threads(execution), dtype,
-            choose_kernel(Operation::forward, dtype, plan.head_dim, execution.kernel)};
+            choose_kernel(options.change_scores() ? Operation::forward_general : Operation::forward,
+                          dtype, plan.head_dims(), execution.kernel)};
 }
 
 size_t ForwardCall::workspace_size() const {
@@ -247,8 +281,7 @@ void ForwardCall::execute(void *workspace) const {
         const int64_t *begin = shared.first_chunk;
         const int64_t *after = std::upper_bound(begin, begin + plan.sequences.size() + 1, number);
         const auto sequence = static_cast<int32_t>(after - begin - 1);
-        ChunkTask(*this, shared.packing, layout, lse, sequence,
-                  number - shared.first_chunk[sequence],
+        ChunkTask(*this, shared, layout, lse, sequence, number - shared.first_chunk[sequence],
                   static_cast<int32_t>(task % plan.num_kv_heads), shared.scratch[thread], status)
             .execute();
     });

@@ -32,31 +32,45 @@ bool has_f16c() {
 
 bool matches(const Kernel &kernel, const char *name) {
     return !name || has_part(kernel.name, name) ||
-           (kernel.operation == Operation::backward_dense && !std::strcmp(name, "materialised"));
+           (kernel.is_dense() && !std::strcmp(name, "materialised"));
+}
+
+/// Operations on packed tiles, whose kernels in float32 serve all dtypes.
+bool has_products(Operation operation) {
+    return operation == Operation::forward || operation == Operation::forward_general ||
+           operation == Operation::backward || operation == Operation::backward_general;
+}
+
+/// The materialised form of a backward; else the operation itself.
+Operation dense_form(Operation operation) {
+    return operation == Operation::backward           ? Operation::backward_dense
+           : operation == Operation::backward_general ? Operation::backward_dense_general
+                                                      : operation;
 }
 
 bool serves(const Kernel &kernel, Operation operation, pagegrad_dtype dtype) {
-    const bool has_products = operation == Operation::forward || operation == Operation::backward;
     if (kernel.operation == operation) {
-        return kernel.dtype == dtype || (has_products && kernel.dtype == f32);
+        return kernel.dtype == dtype || (has_products(operation) && kernel.dtype == f32);
     }
-    return operation == Operation::backward && kernel.operation == Operation::backward_dense &&
-           kernel.dtype == dtype;
+    return kernel.operation == dense_form(operation) && kernel.dtype == dtype;
+}
+
+bool fits(const Kernel &kernel, const HeadDims &dims) {
+    return kernel.head_dim == 0 || (kernel.head_dim == dims.key && kernel.head_dim == dims.value);
 }
 
 /// Fused before materialised, then best target, then specialised head_dim.
 int rank(const Kernel &kernel) {
-    return (kernel.operation == Operation::backward_dense) * 100 +
-           static_cast<int>(kernel.target) * 10 + (kernel.head_dim == 0);
+    return kernel.is_dense() * 100 + static_cast<int>(kernel.target) * 10 + (kernel.head_dim == 0);
 }
 
-const Kernel *best(Operation operation, pagegrad_dtype dtype, int head_dim, const char *name,
-                   CpuTarget target = CpuTarget{}) {
+const Kernel *best(Operation operation, pagegrad_dtype dtype, const HeadDims &dims,
+                   const char *name, CpuTarget target = CpuTarget{}) {
     const Kernel *found = nullptr;
     for (const Kernel &kernel : kernels) {
-        if (serves(kernel, operation, dtype) && matches(kernel, name) &&
-            (kernel.head_dim == 0 || kernel.head_dim == head_dim) && kernel.target >= target &&
-            available(kernel.target) && (!found || rank(kernel) < rank(*found))) {
+        if (serves(kernel, operation, dtype) && matches(kernel, name) && fits(kernel, dims) &&
+            kernel.target >= target && available(kernel.target) &&
+            (!found || rank(kernel) < rank(*found))) {
             found = &kernel;
         }
     }
@@ -74,11 +88,11 @@ int kernel_count() {
 }
 
 const char *operation_name(Operation operation) {
-    static const char *const names[] = {"backward",          "backward_dense", "forward",
-                                        "pack_keys",         "transpose_keys", "pack_queries",
-                                        "transpose_queries", "widen",          "narrow",
-                                        "forward_finish",    "row_statistics", "gather",
-                                        "scatter_add"};
+    static const char *const names[] = {
+        "backward",       "backward_general",  "backward_dense", "backward_dense_general",
+        "forward",        "forward_general",   "pack_keys",      "transpose_keys",
+        "pack_queries",   "transpose_queries", "widen",          "narrow",
+        "forward_finish", "row_statistics",    "gather",         "scatter_add"};
     return names[static_cast<int>(operation)];
 }
 
@@ -124,24 +138,25 @@ bool available(CpuTarget target) {
     return false;
 }
 
-const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, int head_dim,
+const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, const HeadDims &dims,
                             const char *name) {
-    const Kernel *kernel = best(operation, dtype, head_dim, name);
-    if (!kernel && name && best(operation, dtype, head_dim, nullptr)) {
+    const Kernel *kernel = best(operation, dtype, dims, name);
+    if (!kernel && name && best(operation, dtype, dims, nullptr)) {
         fail(PAGEGRAD_INVALID_ARGUMENT, "execution.kernel is \"", name,
              "\", expected the name of a ", operation_name(operation), " kernel for ",
-             dtype_name(dtype), " that fits head_dim ", head_dim, " and that this machine can run");
+             dtype_name(dtype), " that fits head_dim ", dims.key, " and value_head_dim ",
+             dims.value, " and that this machine can run");
     }
     if (!kernel) {
         fail(PAGEGRAD_UNSUPPORTED, "no ", operation_name(operation), " kernel of this build for ",
-             dtype_name(dtype), " and head_dim ", head_dim);
+             dtype_name(dtype), ", head_dim ", dims.key, " and value_head_dim ", dims.value);
     }
     return *kernel;
 }
 
 const Kernel &companion(const Kernel &kernel, Operation operation, pagegrad_dtype dtype,
-                        int head_dim) {
-    const Kernel *found = best(operation, dtype, head_dim, nullptr, kernel.target);
+                        const HeadDims &dims) {
+    const Kernel *found = best(operation, dtype, dims, nullptr, kernel.target);
     if (!found) {
         fail(PAGEGRAD_INTERNAL, "no ", operation_name(operation), " kernel of this build for ",
              dtype_name(dtype), " beside ", kernel.name);

@@ -3,6 +3,7 @@
 
 #include "HalideRuntime.h"
 #include "pagegrad/pagegrad.h"
+#include "plan.h"
 
 #include <string>
 
@@ -32,18 +33,40 @@ using BackwardKernel = int(const void *context, halide_buffer_t *q, halide_buffe
                            int32_t end_key, int32_t first_kv_tile, int32_t num_kv_tiles,
                            int32_t kv_tile, float scale, halide_buffer_t *dq, halide_buffer_t *dk,
                            halide_buffer_t *dv);
+using BackwardGeneralKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *q_pairs,
+                                  halide_buffer_t *dout, halide_buffer_t *dout_pairs,
+                                  halide_buffer_t *k, halide_buffer_t *v, halide_buffer_t *k_pairs,
+                                  halide_buffer_t *lse_log2, halide_buffer_t *delta,
+                                  halide_buffer_t *rows, int32_t first_key, int32_t end_key,
+                                  int32_t first_kv_tile, int32_t num_kv_tiles, int32_t kv_tile,
+                                  float scale, float softcap, halide_buffer_t *alibi_slopes,
+                                  halide_buffer_t *dq, halide_buffer_t *dk, halide_buffer_t *dv,
+                                  halide_buffer_t *distance_sums);
 using BackwardDenseKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *dout,
                                 halide_buffer_t *lse_log2, halide_buffer_t *delta,
                                 halide_buffer_t *k, halide_buffer_t *v, halide_buffer_t *seen,
                                 float scale, halide_buffer_t *dq, halide_buffer_t *dk,
                                 halide_buffer_t *dv);
+using BackwardDenseGeneralKernel = int(const void *context, halide_buffer_t *q,
+                                       halide_buffer_t *dout, halide_buffer_t *lse_log2,
+                                       halide_buffer_t *delta, halide_buffer_t *k,
+                                       halide_buffer_t *v, halide_buffer_t *seen, float scale,
+                                       float softcap, halide_buffer_t *alibi_slopes,
+                                       halide_buffer_t *dq, halide_buffer_t *dk,
+                                       halide_buffer_t *dv, halide_buffer_t *distance_sums);
 using ForwardKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *k,
                           halide_buffer_t *v_pairs, halide_buffer_t *rows, halide_buffer_t *old_max,
                           halide_buffer_t *old_sum, int32_t first_key, int32_t end_key, float scale,
                           halide_buffer_t *acc, halide_buffer_t *new_max, halide_buffer_t *new_sum);
+using ForwardGeneralKernel = int(const void *context, halide_buffer_t *q, halide_buffer_t *k,
+                                 halide_buffer_t *v_pairs, halide_buffer_t *rows,
+                                 halide_buffer_t *old_max, halide_buffer_t *old_sum,
+                                 int32_t first_key, int32_t end_key, float scale, float softcap,
+                                 halide_buffer_t *alibi_slopes, halide_buffer_t *acc,
+                                 halide_buffer_t *new_max, halide_buffer_t *new_sum);
 using ForwardFinishKernel = int(const void *context, halide_buffer_t *acc, halide_buffer_t *row_max,
-                                halide_buffer_t *row_sum, halide_buffer_t *rows,
-                                halide_buffer_t *out, halide_buffer_t *lse);
+                                halide_buffer_t *row_sum, halide_buffer_t *sinks,
+                                halide_buffer_t *rows, halide_buffer_t *out, halide_buffer_t *lse);
 using RowStatisticsKernel = int(const void *context, halide_buffer_t *dout, halide_buffer_t *out,
                                 halide_buffer_t *lse, halide_buffer_t *dlse, bool has_dlse,
                                 halide_buffer_t *lse_log2, halide_buffer_t *delta);
@@ -52,10 +75,14 @@ using GatherKernel = int(const void *context, halide_buffer_t *pool, halide_buff
 using ScatterAddKernel = int(const void *context, halide_buffer_t *dense, halide_buffer_t *blocks,
                              int32_t first_slot, float scale, halide_buffer_t *pool);
 
+/// The general ones know softcap and ALiBi slopes.
 enum class Operation {
     backward,
+    backward_general,
     backward_dense,
+    backward_dense_general,
     forward,
+    forward_general,
     pack_keys,
     transpose_keys,
     pack_queries,
@@ -83,6 +110,17 @@ struct Kernel {
     Function *as() const {
         return reinterpret_cast<Function *>(function);
     }
+    /// Whether a backward stores every matrix of the formulas.
+    bool is_dense() const {
+        return operation == Operation::backward_dense ||
+               operation == Operation::backward_dense_general;
+    }
+    /// Whether it knows softcap and ALiBi slopes.
+    bool is_general() const {
+        return operation == Operation::forward_general ||
+               operation == Operation::backward_general ||
+               operation == Operation::backward_dense_general;
+    }
     /// Whether packed tiles hold pairs of bfloat16, not float32 (see generators/products.h).
     bool multiplies_pairs() const {
         return dtype == PAGEGRAD_BFLOAT16;
@@ -104,14 +142,15 @@ bool available(CpuTarget target);
 
 /// The best available kernel for an operation. `name` (may be null) restricts the choice to kernels
 /// whose name contains it between underscores; "materialised" means backward_dense.
-/// For Operation::backward the materialised kernels are candidates too, after the fused ones.
+/// For backwards the materialised kernels are candidates too, after the fused ones. Kernels for one
+/// head_dim serve keys and values of that size only.
 /// Kernels with products in float32 serve 16-bit tensors as well, which are widened when packed.
-const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, int head_dim,
+const Kernel &choose_kernel(Operation operation, pagegrad_dtype dtype, const HeadDims &dims,
                             const char *name);
 
 /// The kernel for `operation` that goes with another one: of its target or, if there is none, of
 /// the next best.
 const Kernel &companion(const Kernel &kernel, Operation operation, pagegrad_dtype dtype,
-                        int head_dim = 0);
+                        const HeadDims &dims = {});
 
 }  // namespace pagegrad

@@ -4,10 +4,6 @@
 
 namespace pagegrad {
 
-int64_t padded_head_dim(const pagegrad_plan &plan) {
-    return round_up(plan.head_dim, 32);
-}
-
 KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys) {
     const int64_t place = run.first_slot + keys.begin;
     const auto first_slot = static_cast<int32_t>(place % plan.block_size);
@@ -16,8 +12,8 @@ KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys) {
     return {KernelBuffer(blocks, {{count, 1}}), first_slot, static_cast<int32_t>(keys.size())};
 }
 
-Packing::Packing(const pagegrad_plan &plan, const Kernel &products, pagegrad_dtype dtype)
-    : columns(padded_head_dim(plan)), words(products.multiplies_pairs() ? columns / 2 : columns),
+Packing::Packing(int32_t head_dim, const Kernel &products, pagegrad_dtype dtype)
+    : columns(round_up(head_dim, 32)), words(products.multiplies_pairs() ? columns / 2 : columns),
       in_pairs(products.multiplies_pairs()),
       key_packer(companion(products, Operation::pack_keys, dtype)),
       key_transposer(companion(products, Operation::transpose_keys, dtype)),

@@ -16,9 +16,6 @@ struct KeyBlocks {
 };
 KeyBlocks find_blocks(const pagegrad_plan &plan, const Run &run, Range keys);
 
-/// head_dim as kernels pad it.
-int64_t padded_head_dim(const pagegrad_plan &plan);
-
 /// Rows of a tile in the two forms that products take, as words (generators/products.h). Where
 /// words are single numbers, the forms are the same memory.
 struct Operand {
@@ -30,7 +27,7 @@ struct Operand {
 /// beyond the given ones are filled.
 class Packing {
 public:
-    Packing(const pagegrad_plan &plan, const Kernel &products, pagegrad_dtype dtype);
+    Packing(int32_t head_dim, const Kernel &products, pagegrad_dtype dtype);
 
     /// Memory for `rows` rows in both forms.
     Operand take(Carver &carver, int64_t rows) const;

@@ -6,12 +6,18 @@ namespace pagegrad {
 
 namespace {
 
-void check_dense(const pagegrad_plan &plan, const pagegrad_tensor &dense, pagegrad_dtype dtype,
-                 Access access) {
+/// The pool may be one of keys or of values.
+NamedSize last_size(const pagegrad_plan &plan, const pagegrad_tensor &pool) {
+    const bool of_values = pool.rank == 4 && pool.shape[3] == plan.value_head_dim;
+    return of_values ? value_size(plan) : key_size(plan);
+}
+
+void check_dense(const pagegrad_plan &plan, const pagegrad_tensor &dense, const NamedSize &last,
+                 pagegrad_dtype dtype, Access access) {
     check_tensor("dense", dense, 3, dtype, access);
     check_size("dense", dense, 0, plan.kv_tokens, "sum of KV lengths");
     check_size("dense", dense, 1, plan.num_kv_heads, "num_kv_heads");
-    check_size("dense", dense, 2, plan.head_dim, "head_dim");
+    check_size("dense", dense, 2, last.size, last.name);
 }
 
 Range keys_of(const Sequence &sequence) {
@@ -27,11 +33,12 @@ KernelBuffer blocks_buffer(const pagegrad_plan &plan, const Sequence &sequence) 
 void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegrad_tensor &dense,
             const pagegrad_execution &execution) {
     const pagegrad_dtype dtype = check_dtype("pool", pool.dtype);
-    check_pool("pool", plan, pool, dtype, Access::read);
-    check_dense(plan, dense, dtype, Access::write);
+    const NamedSize last = last_size(plan, pool);
+    check_pool("pool", plan, pool, last, dtype, Access::read);
+    check_dense(plan, dense, last, dtype, Access::write);
     check_distinct({{"dense", &dense}}, {{"pool", &pool}});
-    auto *kernel =
-        choose_kernel(Operation::gather, dtype, plan.head_dim, execution.kernel).as<GatherKernel>();
+    auto *kernel = choose_kernel(Operation::gather, dtype, plan.head_dims(), execution.kernel)
+                       .as<GatherKernel>();
     KernelStatus status;
     Threads(execution).for_each(
         static_cast<int64_t>(plan.sequences.size()), [&](int, int64_t index) {
@@ -47,11 +54,12 @@ void gather(const pagegrad_plan &plan, const pagegrad_tensor &pool, const pagegr
 
 void scatter_add(const pagegrad_plan &plan, const pagegrad_tensor &dense,
                  const pagegrad_tensor &pool, const pagegrad_execution &execution) {
-    check_dense(plan, dense, PAGEGRAD_FLOAT32, Access::read);
-    check_pool("pool", plan, pool, PAGEGRAD_FLOAT32, Access::write);
+    const NamedSize last = last_size(plan, pool);
+    check_dense(plan, dense, last, PAGEGRAD_FLOAT32, Access::read);
+    check_pool("pool", plan, pool, last, PAGEGRAD_FLOAT32, Access::write);
     check_distinct({{"pool", &pool}}, {{"dense", &dense}});
     auto *kernel =
-        choose_kernel(Operation::scatter_add, PAGEGRAD_FLOAT32, plan.head_dim, execution.kernel)
+        choose_kernel(Operation::scatter_add, PAGEGRAD_FLOAT32, plan.head_dims(), execution.kernel)
             .as<ScatterAddKernel>();
     KernelStatus status;
     // Serial over the sequences, which may share blocks: the order of the sums is fixed.

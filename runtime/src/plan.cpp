@@ -34,6 +34,8 @@ void check_geometry(const pagegrad_plan_desc &desc) {
     }
     require(desc.head_dim >= 1 && desc.head_dim <= 512, "head_dim is ", desc.head_dim,
             ", expected 1..512");
+    require(desc.value_head_dim >= 0 && desc.value_head_dim <= 512, "value_head_dim is ",
+            desc.value_head_dim, ", expected 1..512, or 0 for head_dim");
     require(desc.mask >= PAGEGRAD_MASK_NONE && desc.mask <= PAGEGRAD_MASK_CAUSAL_BOTTOM_RIGHT,
             "mask is ", desc.mask, ", expected a pagegrad_mask, 0..2");
     require(desc.window_left >= -1, "window_left is ", desc.window_left,
@@ -65,6 +67,7 @@ pagegrad_plan plan_without_sequences(const pagegrad_plan_desc &desc) {
     plan.num_heads = desc.num_heads;
     plan.num_kv_heads = desc.num_kv_heads;
     plan.head_dim = desc.head_dim;
+    plan.value_head_dim = desc.value_head_dim > 0 ? desc.value_head_dim : desc.head_dim;
     plan.mask = static_cast<pagegrad_mask>(desc.mask);
     plan.window_left = desc.window_left;
     plan.window_right = desc.window_right;

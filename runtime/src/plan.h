@@ -21,6 +21,11 @@ namespace cuda {
 class PreparedPlan;
 }
 
+/// Sizes of a head: of q and keys, and of values and out.
+struct HeadDims {
+    int32_t key, value;
+};
+
 /// A sequence that uses a run.
 struct RunUser {
     int32_t sequence;
@@ -55,7 +60,7 @@ struct Sequence {
 }  // namespace pagegrad
 
 struct pagegrad_plan {
-    int32_t num_heads, num_kv_heads, head_dim;
+    int32_t num_heads, num_kv_heads, head_dim, value_head_dim;
     pagegrad_mask mask;
     int64_t window_left, window_right;
     int32_t block_size;
@@ -73,6 +78,9 @@ struct pagegrad_plan {
     std::vector<int32_t> blocks;  ///< pool blocks of all runs, each once; runs may meet in a block
     std::shared_ptr<pagegrad::cuda::PreparedPlan> prepared;  ///< its copies on GPUs
 
+    pagegrad::HeadDims head_dims() const {
+        return {head_dim, value_head_dim};
+    }
     int group() const {
         return num_heads / num_kv_heads;
     }

@@ -9,6 +9,7 @@ namespace pagegrad {
 struct QueryRow {
     int32_t token, batch, head;
     int32_t key_begin, key_end;  ///< keys that it sees
+    int32_t position;            ///< the key that the mask and ALiBi count from
 };
 constexpr int query_row_fields = sizeof(QueryRow) / sizeof(int32_t);
 

@@ -157,7 +157,8 @@ QueryLayout check_query(const pagegrad_plan &plan, const pagegrad_tensor &q, pag
     require(q.shape[1] >= plan.max_query_length, "q.shape[1] is ", q.shape[1],
             ", expected at least the plan's longest query length ", plan.max_query_length);
     // Tensors of rows have 32-bit strides too, where they are made for a call.
-    const int64_t most = int32_limit / (int64_t{plan.num_heads} * plan.head_dim);
+    const int64_t widest = std::max(plan.head_dim, plan.value_head_dim);
+    const int64_t most = int32_limit / (plan.num_heads * widest);
     if (q.shape[0] > 1 && q.shape[1] > most) {
         fail(PAGEGRAD_UNSUPPORTED, "q.shape[1] is ", q.shape[1], ", expected at most ", most,
              ": 2^31 - 1 elements of a batch entry");
@@ -165,11 +166,21 @@ QueryLayout check_query(const pagegrad_plan &plan, const pagegrad_tensor &q, pag
     return {true, q.shape[1], q.shape[0]};
 }
 
+NamedSize key_size(const pagegrad_plan &plan) {
+    return {"head_dim", plan.head_dim};
+}
+
+NamedSize value_size(const pagegrad_plan &plan) {
+    const bool same = plan.value_head_dim == plan.head_dim;
+    return {same ? "head_dim" : "value_head_dim", plan.value_head_dim};
+}
+
 void check_like_query(const std::string &name, const pagegrad_plan &plan, const QueryLayout &layout,
-                      const pagegrad_tensor &tensor, pagegrad_dtype dtype, Access access) {
+                      const pagegrad_tensor &tensor, const NamedSize &last, pagegrad_dtype dtype,
+                      Access access) {
     const int rank = layout.batched ? 4 : 3;
     check_tensor(name, tensor, rank, dtype, access);
-    check_size(name, tensor, rank - 1, plan.head_dim, "head_dim");
+    check_size(name, tensor, rank - 1, last.size, last.name);
     check_size(name, tensor, rank - 2, plan.num_heads, "num_heads");
     check_size(name, tensor, rank - 3, layout.tokens, "that of q");
     if (layout.batched) {
@@ -188,13 +199,19 @@ void check_row_tensor(const std::string &name, const pagegrad_plan &plan, const 
     }
 }
 
+void check_head_tensor(const std::string &name, const pagegrad_plan &plan,
+                       const pagegrad_tensor &tensor, Access access) {
+    check_tensor(name, tensor, 1, PAGEGRAD_FLOAT32, access);
+    check_size(name, tensor, 0, plan.num_heads, "num_heads");
+}
+
 void check_pool(const std::string &name, const pagegrad_plan &plan, const pagegrad_tensor &pool,
-                pagegrad_dtype dtype, Access access) {
+                const NamedSize &last, pagegrad_dtype dtype, Access access) {
     check_tensor(name, pool, 4, dtype, access);
     check_size(name, pool, 0, plan.num_blocks, "num_blocks");
     check_size(name, pool, 1, plan.block_size, "block_size");
     check_size(name, pool, 2, plan.num_kv_heads, "num_kv_heads");
-    check_size(name, pool, 3, plan.head_dim, "head_dim");
+    check_size(name, pool, 3, last.size, last.name);
 }
 
 KernelBuffer query_buffer(const pagegrad_tensor &t) {

@@ -74,17 +74,30 @@ struct QueryLayout {
 /// Takes the layout from q, which it checks, against the plan.
 QueryLayout check_query(const pagegrad_plan &plan, const pagegrad_tensor &q, pagegrad_dtype dtype);
 
-/// A tensor like q.
+/// A dimension with its name.
+struct NamedSize {
+    const char *name;
+    int64_t size;
+};
+NamedSize key_size(const pagegrad_plan &plan);    ///< of q and keys
+NamedSize value_size(const pagegrad_plan &plan);  ///< of values and out
+
+/// A tensor like q, but for its last size.
 void check_like_query(const std::string &name, const pagegrad_plan &plan, const QueryLayout &layout,
-                      const pagegrad_tensor &tensor, pagegrad_dtype dtype, Access access);
+                      const pagegrad_tensor &tensor, const NamedSize &last, pagegrad_dtype dtype,
+                      Access access);
 
 /// A float32 tensor with one element per query row, [T, H] or [B, S, H].
 void check_row_tensor(const std::string &name, const pagegrad_plan &plan, const QueryLayout &layout,
                       const pagegrad_tensor &tensor, Access access);
 
+/// A float32 tensor with one element per query head.
+void check_head_tensor(const std::string &name, const pagegrad_plan &plan,
+                       const pagegrad_tensor &tensor, Access access);
+
 /// [num_blocks, block_size, H_kv, D]
 void check_pool(const std::string &name, const pagegrad_plan &plan, const pagegrad_tensor &pool,
-                pagegrad_dtype dtype, Access access);
+                const NamedSize &last, pagegrad_dtype dtype, Access access);
 
 /// Forms of tensors for kernels, innermost dimension first.
 KernelBuffer query_buffer(const pagegrad_tensor &tensor);  ///< d, head, token, batch

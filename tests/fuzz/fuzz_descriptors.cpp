@@ -21,7 +21,7 @@ namespace {
 
 constexpr int max_sequences = 6, max_columns = 6;
 constexpr int64_t region_bytes = 32 << 10;  ///< of a tensor
-constexpr int num_regions = 12;
+constexpr int num_regions = 16;
 constexpr char pattern = 0x3c;  ///< a number near 1 in 16 bits, and twice in 32
 
 alignas(64) char memory[region_bytes * num_regions];
@@ -71,6 +71,7 @@ struct Batch {
         desc.num_kv_heads = number<int32_t>(data, 2);
         desc.num_heads = data.ConsumeBool() ? desc.num_kv_heads : number<int32_t>(data, 6);
         desc.head_dim = number<int32_t>(data, 40);
+        desc.value_head_dim = data.ConsumeBool() ? 0 : number<int32_t>(data, 40);
         desc.mask = number<int32_t>(data, 2);
         desc.window_left = data.ConsumeBool() ? -1 : number<int64_t>(data, 20);
         desc.window_right = data.ConsumeBool() ? -1 : number<int64_t>(data, 20);
@@ -207,6 +208,9 @@ template<typename Args, typename Query, typename Call>
 void run(const pagegrad_plan *plan, const Args &args, const pagegrad_execution &execution,
          const std::vector<pagegrad_tensor> &all, const std::vector<pagegrad_tensor> &outputs,
          const Query &query, const Call &call) {
+    if (!fits(args.alibi_slopes) || !fits(args.sinks)) {
+        return;  // they are read by the checks
+    }
     pagegrad_error error{};
     size_t bytes = 0;
     const bool valid = succeeded(query(plan, &args, &execution, &bytes, &error), error);
@@ -233,26 +237,36 @@ public:
         if (data.ConsumeBool()) {
             rows = {desc.num_sequences, longest, desc.num_heads};
         }
-        std::vector<int64_t> queries = rows;
-        queries.push_back(desc.head_dim);
-        const std::vector<int64_t> pool = {desc.num_blocks, desc.block_size, desc.num_kv_heads,
-                                           desc.head_dim};
+        const int64_t value_dim = desc.value_head_dim > 0 ? desc.value_head_dim : desc.head_dim;
+        const auto queries = [&rows](int64_t width) {
+            std::vector<int64_t> shape = rows;
+            shape.push_back(width);
+            return shape;
+        };
+        const auto pool = [&desc](int64_t width) {
+            return std::vector<int64_t>{desc.num_blocks, desc.block_size, desc.num_kv_heads, width};
+        };
         int region = 0;
-        for (pagegrad_tensor *view : {&q, &dout, &out, &dq}) {
-            *view = tensor(region++, dtype, queries);
-        }
-        for (pagegrad_tensor *view : {&k_pool, &v_pool}) {
-            *view = tensor(region++, dtype, pool);
-        }
-        for (pagegrad_tensor *view : {&dk_pool, &dv_pool}) {
-            *view = tensor(region++, PAGEGRAD_FLOAT32, pool);
+        q = tensor(region++, dtype, queries(desc.head_dim));
+        dq = tensor(region++, dtype, queries(desc.head_dim));
+        dout = tensor(region++, dtype, queries(value_dim));
+        out = tensor(region++, dtype, queries(value_dim));
+        k_pool = tensor(region++, dtype, pool(desc.head_dim));
+        v_pool = tensor(region++, dtype, pool(value_dim));
+        dk_pool = tensor(region++, PAGEGRAD_FLOAT32, pool(desc.head_dim));
+        dv_pool = tensor(region++, PAGEGRAD_FLOAT32, pool(value_dim));
+        softcap = data.ConsumeBool() ? 0 : data.ConsumeFloatingPoint<float>();
+        for (pagegrad_tensor *view : {&alibi_slopes, &sinks, &dalibi_slopes, &dsinks}) {
+            *view = data.ConsumeBool() ? tensor(region++, PAGEGRAD_FLOAT32, {desc.num_heads})
+                                       : pagegrad_tensor{};
         }
         for (pagegrad_tensor *view : {&lse, &dlse}) {
             *view =
                 data.ConsumeBool() ? tensor(region++, PAGEGRAD_FLOAT32, rows) : pagegrad_tensor{};
         }
-        pagegrad_tensor *const all[] = {&q,      &dout,    &out,     &dq,  &k_pool,
-                                        &v_pool, &dk_pool, &dv_pool, &lse, &dlse};
+        pagegrad_tensor *const all[] = {&q,      &dout,    &out,          &dq,           &k_pool,
+                                        &v_pool, &dk_pool, &dv_pool,      &lse,          &dlse,
+                                        &dsinks, &sinks,   &alibi_slopes, &dalibi_slopes};
         for (int changes = data.ConsumeIntegralInRange(0, 3); changes > 0; changes--) {
             spoil(data, *data.PickValueInArray(all));
         }
@@ -267,7 +281,10 @@ public:
         args.v_pool = v_pool;
         args.out = out;
         args.lse = lse;
-        run(plan, args, execution, {q, k_pool, v_pool, out, lse}, {out, lse},
+        args.softcap = softcap;
+        args.alibi_slopes = alibi_slopes;
+        args.sinks = sinks;
+        run(plan, args, execution, {q, k_pool, v_pool, out, lse, alibi_slopes, sinks}, {out, lse},
             pagegrad_forward_workspace, pagegrad_forward);
     }
 
@@ -286,8 +303,16 @@ public:
         args.dk_pool = dk_pool;
         args.dv_pool = dv_pool;
         args.pool_mode = number<int32_t>(data, 1);
-        run(plan, args, execution, {dout, q, k_pool, v_pool, out, lse, dlse, dq, dk_pool, dv_pool},
-            {dq, dk_pool, dv_pool}, pagegrad_backward_workspace, pagegrad_backward);
+        args.softcap = softcap;
+        args.alibi_slopes = alibi_slopes;
+        args.sinks = sinks;
+        args.dalibi_slopes = dalibi_slopes;
+        args.dsinks = dsinks;
+        run(plan, args, execution,
+            {dout, q, k_pool, v_pool, out, lse, dlse, dq, dk_pool, dv_pool, alibi_slopes, sinks,
+             dalibi_slopes, dsinks},
+            {dq, dk_pool, dv_pool, dalibi_slopes, dsinks}, pagegrad_backward_workspace,
+            pagegrad_backward);
     }
 
     void rest() {
@@ -324,7 +349,9 @@ private:
     FuzzedDataProvider &data;
     const pagegrad_plan *plan;
     const pagegrad_execution execution;
+    float softcap;
     pagegrad_tensor q, dout, out, dq, k_pool, v_pool, dk_pool, dv_pool, lse, dlse;
+    pagegrad_tensor alibi_slopes, sinks, dalibi_slopes, dsinks;
 };
 
 }  // namespace

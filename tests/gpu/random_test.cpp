@@ -17,6 +17,9 @@ RandomCase for_gpus(RandomCase test) {
         geometry.layout = Layout::Padded;
     }
     geometry.dtypes = {};  // half_problem rounds
+    geometry.value_head_dim = 0;
+    geometry.softcap = 0;
+    geometry.with_slopes = geometry.with_sinks = false;
     if (is_fake()) {
         // The emulated kernels round at each pair that they add to what a pool held before.
         test.options.pool_mode = PAGEGRAD_POOL_OVERWRITE;

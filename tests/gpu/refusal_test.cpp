@@ -44,6 +44,12 @@ std::vector<GpuRefusal> host_pointers() {
     return list;
 }
 
+/// One for each head of small_problem().
+pagegrad_tensor two_numbers() {
+    static const float numbers[2] = {};
+    return Tensor(numbers, {2});
+}
+
 std::vector<GpuRefusal> refusals() {
     std::vector<GpuRefusal> list = host_pointers();
     list.push_back({"no_workspace",
@@ -70,6 +76,18 @@ std::vector<GpuRefusal> refusals() {
                     [](DeviceCall &call) { call.args.k_pool.stride[1] += 4; },
                     PAGEGRAD_UNSUPPORTED,
                     {"k_pool.stride[1]", "multiple of 8"}});
+    list.push_back({"softcap",
+                    [](DeviceCall &call) { call.args.softcap = 30; },
+                    PAGEGRAD_UNSUPPORTED,
+                    {"softcap", "30", "GPUs"}});
+    list.push_back({"alibi_slopes",
+                    [](DeviceCall &call) { call.args.alibi_slopes = two_numbers(); },
+                    PAGEGRAD_UNSUPPORTED,
+                    {"alibi_slopes", "GPUs"}});
+    list.push_back({"sinks",
+                    [](DeviceCall &call) { call.args.sinks = two_numbers(); },
+                    PAGEGRAD_UNSUPPORTED,
+                    {"sinks", "GPUs"}});
     list.push_back({"kernel",
                     [](DeviceCall &call) { call.execution.kernel = "sm80"; },
                     PAGEGRAD_INVALID_ARGUMENT,

@@ -63,6 +63,8 @@ std::vector<Slot> slots() {
     forward("v_pool", &Forward::v_pool);
     forward("out", &Forward::out, true);
     forward("lse", &Forward::lse, true);
+    forward("alibi_slopes", &Forward::alibi_slopes);
+    forward("sinks", &Forward::sinks);
     backward("dout", &Backward::dout);
     backward("q", &Backward::q);
     backward("k_pool", &Backward::k_pool);
@@ -73,6 +75,10 @@ std::vector<Slot> slots() {
     backward("dq", &Backward::dq, true);
     backward("dk_pool", &Backward::dk_pool, true);
     backward("dv_pool", &Backward::dv_pool, true);
+    backward("alibi_slopes", &Backward::alibi_slopes);
+    backward("sinks", &Backward::sinks);
+    backward("dalibi_slopes", &Backward::dalibi_slopes, true);
+    backward("dsinks", &Backward::dsinks, true);
     const auto pool = [](Attempt &a) -> pagegrad_tensor & { return a.pool; };
     const auto dense = [](Attempt &a) -> pagegrad_tensor & { return a.dense; };
     all.push_back({"pool", {&Attempt::gather}, pool});
@@ -101,8 +107,9 @@ Breakage breakage(const Slot &slot, const std::string &what, const Spoil &spoil)
 }
 
 std::optional<Expected> spoil_rank(pagegrad_tensor &tensor, Attempt & /*attempt*/, Random &random) {
+    const int32_t right = tensor.rank;
     tensor.rank = random.one_of<int32_t>({-1, 0, 1, 5, max_int32, min_int32});
-    return Expected{".rank"};
+    return tensor.rank == right ? std::nullopt : std::optional(Expected{".rank"});
 }
 
 std::optional<Expected> spoil_dtype(pagegrad_tensor &tensor, Attempt & /*attempt*/,
@@ -187,7 +194,7 @@ std::optional<Expected> spoil_last_stride(pagegrad_tensor &tensor, Attempt & /*a
 /// Two indices of an output that name one element.
 std::optional<Expected> spoil_overlap(pagegrad_tensor &tensor, Attempt & /*attempt*/,
                                       Random &random) {
-    const int dim = random.below(tensor.rank - 1);
+    const int dim = random.below(std::max(1, tensor.rank - 1));
     if (is_empty(tensor) || tensor.shape[dim] == 1) {
         return {};
     }
@@ -259,6 +266,9 @@ void add_arguments(std::vector<Breakage> &all) {
                          PAGEGRAD_FIELD(call.backward_args.struct_size), sizes));
     all.push_back(number("scale", forwards, PAGEGRAD_FIELD(call.forward_args.scale), not_finite));
     all.push_back(number("scale", backwards, PAGEGRAD_FIELD(call.backward_args.scale), not_finite));
+    const std::vector<float> no_cap = {NAN, INFINITY, -INFINITY, -1, -1e-30f};
+    all.push_back(number("softcap", forwards, PAGEGRAD_FIELD(call.forward_args.softcap), no_cap));
+    all.push_back(number("softcap", backwards, PAGEGRAD_FIELD(call.backward_args.softcap), no_cap));
     all.push_back(number("pool_mode", backwards, PAGEGRAD_FIELD(call.backward_args.pool_mode),
                          std::vector<int32_t>{-1, 2, max_int32, min_int32}));
 }
@@ -313,6 +323,8 @@ void add_geometry(std::vector<Breakage> &all) {
          }});
     add("head_dim", PAGEGRAD_FIELD(desc.head_dim),
         std::vector<int32_t>{0, -1, 513, max_int32, min_int32});
+    add("value_head_dim", PAGEGRAD_FIELD(desc.value_head_dim),
+        std::vector<int32_t>{-1, 513, max_int32, min_int32});
     add("mask", PAGEGRAD_FIELD(desc.mask), std::vector<int32_t>{-1, 3, max_int32, min_int32});
     add("window_left", PAGEGRAD_FIELD(desc.window_left), std::vector<int64_t>{-2, -max_int64});
     add("window_right", PAGEGRAD_FIELD(desc.window_right), std::vector<int64_t>{-2, -max_int64});
@@ -527,7 +539,8 @@ std::vector<std::vector<uint16_t>> Attempt::bits() const {
     std::vector<std::vector<uint16_t>> all;
     for (const GuardedTensor *tensor :
          {&call.q, &call.dout, &call.k_pool, &call.v_pool, &call.saved_out, &call.saved_lse,
-          &call.dlse, &call.out, &call.lse, &call.dq, &call.dk_pool, &call.dv_pool, &rows}) {
+          &call.dlse, &call.alibi_slopes, &call.sinks, &call.out, &call.lse, &call.dq,
+          &call.dk_pool, &call.dv_pool, &call.dalibi_slopes, &call.dsinks, &rows}) {
         all.push_back(tensor->bits());
     }
     return all;

@@ -26,7 +26,7 @@ int64_t work_of(const Geometry &geometry) {
     for (std::size_t b = 0; b < geometry.query_length.size(); b++) {
         pairs += int64_t{geometry.query_length[b]} * geometry.kv_length[b];
     }
-    return pairs * geometry.num_heads * geometry.head_dim;
+    return pairs * geometry.num_heads * std::max(geometry.head_dim, geometry.value_head_dim);
 }
 
 int blocks_of(const Geometry &geometry, std::size_t sequence) {
@@ -38,7 +38,8 @@ int64_t pool_of(const Geometry &geometry) {
     for (std::size_t b = 0; b < geometry.kv_length.size(); b++) {
         blocks += blocks_of(geometry, b);
     }
-    return blocks * geometry.block_size * geometry.num_kv_heads * geometry.head_dim;
+    return blocks * geometry.block_size * geometry.num_kv_heads *
+           std::max(geometry.head_dim, geometry.value_head_dim);
 }
 
 void halve(std::vector<int32_t> &lengths) {
@@ -100,6 +101,18 @@ void choose_mask(Random &random, Geometry &geometry) {
     }
 }
 
+/// What happens to scores, and values of another width.
+void choose_options(Random &random, Geometry &geometry) {
+    if (random.chance(20)) {
+        geometry.values(random.one_of<int>({1, 5, 16, 33, 64, 96, 128, 192, 512}));
+    }
+    if (random.chance(15)) {
+        geometry.cap(random.one_of<float>({0.5f, 2, 30}));
+    }
+    geometry.with_slopes = random.chance(15);
+    geometry.with_sinks = random.chance(25);
+}
+
 /// A table of its own for every sequence, with a common prefix, or with blocks drawn from a few, so
 /// that sequences share them at different places and name some twice.
 void choose_sharing(Random &random, Geometry &geometry) {
@@ -133,10 +146,16 @@ void choose_memory(Random &random, Geometry &geometry) {
     geometry.stored_as({inputs, that_or_float(), that_or_float()});
 }
 
-std::vector<std::string> kernel_names(const std::vector<std::string> &operations,
+std::vector<std::string> kernel_names(std::vector<std::string> operations,
                                       const Geometry &geometry) {
+    if (geometry.softcap > 0 || geometry.with_slopes) {
+        for (std::string &operation : operations) {
+            operation += "_general";
+        }
+    }
+    const bool same = geometry.value_head_dim == 0 || geometry.value_head_dim == geometry.head_dim;
     std::vector<std::string> names;
-    for (const KernelChoice &kernel : kernels(operations, geometry.head_dim)) {
+    for (const KernelChoice &kernel : kernels(operations, same ? geometry.head_dim : 0)) {
         if (kernel.dtype == geometry.dtypes.inputs) {
             names.push_back(kernel.name);
         }
@@ -156,6 +175,7 @@ void choose_call(Random &random, RandomCase &test) {
     options.unused_id = random.one_of<int32_t>(
         {-1, 0, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()});
     options.with_lse = random.chance(70);
+    options.with_head_gradients = random.chance(80);
     options.pool_mode = random.chance(50) ? PAGEGRAD_POOL_ACCUMULATE : PAGEGRAD_POOL_OVERWRITE;
     if (random.chance(75)) {
         test.forward_kernel = random.one_of(kernel_names(forward_operations, test.geometry));
@@ -203,6 +223,13 @@ void print_memory(std::ostream &stream, const Geometry &geometry) {
     if (geometry.scale) {
         stream << ".scaled(" << *geometry.scale << ")";
     }
+    if (geometry.value_head_dim > 0) {
+        stream << ".values(" << geometry.value_head_dim << ")";
+    }
+    if (geometry.softcap > 0) {
+        stream << ".cap(" << geometry.softcap << ")";
+    }
+    stream << (geometry.with_slopes ? ".slopes()" : "") << (geometry.with_sinks ? ".sinks()" : "");
 }
 
 // Shrinking.
@@ -238,6 +265,10 @@ std::vector<Change> simplifications(const RandomCase &test) {
         [](RandomCase &c) { c.geometry.data = Data::Gaussian; },
         [](RandomCase &c) { c.geometry.with_dlse = false; },
         [](RandomCase &c) { c.geometry.scale.reset(); },
+        [](RandomCase &c) { c.geometry.value_head_dim = 0; },
+        [](RandomCase &c) { c.geometry.softcap = 0; },
+        [](RandomCase &c) { c.geometry.with_slopes = false; },
+        [](RandomCase &c) { c.geometry.with_sinks = false; },
         [](RandomCase &c) { c.geometry.mask = PAGEGRAD_MASK_NONE; },
         [](RandomCase &c) { c.geometry.window_left = -1; },
         [](RandomCase &c) { c.geometry.window_right = -1; },
@@ -300,6 +331,7 @@ RandomCase random_case(uint64_t seed) {
     Random random(seed);
     RandomCase test;
     choose_heads(random, test.geometry);
+    choose_options(random, test.geometry);
     choose_lengths(random, test.geometry);
     choose_mask(random, test.geometry);
     choose_sharing(random, test.geometry);
@@ -323,6 +355,7 @@ std::ostream &operator<<(std::ostream &stream, const RandomCase &test) {
                   << options.num_threads << " threads, placement " << options.placement
                   << ", unused slots " << options.unused_value << ", unused ids "
                   << options.unused_id << (options.with_lse ? ", with" : ", without") << " lse, "
+                  << (options.with_head_gradients ? "" : "without gradients of heads, ")
                   << (options.pool_mode == PAGEGRAD_POOL_ACCUMULATE ? "accumulate" : "overwrite");
 }
 

@@ -34,9 +34,10 @@ void run_in_exact_workspace(PagedCall &call, Pass pass, const std::string &kerne
     call.execution.workspace = nullptr;
 }
 
-std::array<std::vector<uint16_t>, 7> input_bits(const PagedCall &call) {
-    return {call.q.bits(),         call.dout.bits(),      call.k_pool.bits(), call.v_pool.bits(),
-            call.saved_out.bits(), call.saved_lse.bits(), call.dlse.bits()};
+std::array<std::vector<uint16_t>, 9> input_bits(const PagedCall &call) {
+    return {call.q.bits(),      call.dout.bits(),         call.k_pool.bits(),
+            call.v_pool.bits(), call.saved_out.bits(),    call.saved_lse.bits(),
+            call.dlse.bits(),   call.alibi_slopes.bits(), call.sinks.bits()};
 }
 
 /// Forward and backward match the reference, write nothing else, and do not change in any bit with

@@ -34,10 +34,20 @@ void add(Quantity &sum, std::size_t at, Product factor, const double *x, int cou
 /// Probabilities below the smallest normal float32 may be off by that.
 constexpr double vanishing_probability = 0x1p-126 / relative_tolerance;
 
+/// tanh and its derivative.
+struct SoftStep {
+    double value, derivative;
+    explicit SoftStep(double x)
+        : value(std::tanh(x)), derivative(1 / (std::cosh(x) * std::cosh(x))) {
+    }
+};
+
 struct SeenKey {
-    std::size_t row;  ///< offset of its head in the pools
-    int repeats;      ///< keys of the sequence in that row
+    std::size_t k, v;  ///< offsets of its head in the pools
+    int repeats;       ///< keys of the sequence in that row
+    double distance;   ///< from the diagonal
     Product score, probability;
+    Product slope;  ///< of the softcap
 };
 
 /// One query of one head.
@@ -45,14 +55,20 @@ class QueryRow {
 public:
     QueryRow(const AttentionInputs &inputs, const std::vector<int> &repeats, int sequence,
              int64_t i, std::size_t token, int head)
-        : in(inputs), lse_at(token * inputs.num_heads + head), at(lse_at * inputs.head_dim) {
+        : in(inputs), head(head), lse_at(token * inputs.num_heads + head),
+          q_at(lse_at * inputs.head_dim), out_at(lse_at * inputs.value_dim()) {
         const int kv_head = head / (in.num_heads / in.num_kv_heads);
         for (int64_t j = 0; j < in.kv_length[sequence]; j++) {
             if (sees(in, sequence, i, j)) {
                 const std::size_t block = in.blocks[sequence][j / in.block_size];
                 const std::size_t slot = block * in.block_size + j % in.block_size;
-                keys.push_back({(slot * in.num_kv_heads + kv_head) * in.head_dim,
+                const std::size_t row = slot * in.num_kv_heads + kv_head;
+                const int64_t distance = std::abs(diagonal(in, sequence, i) - j);
+                keys.push_back({row * in.head_dim,
+                                row * in.value_dim(),
                                 repeats[j / in.block_size],
+                                static_cast<double>(distance),
+                                {},
                                 {},
                                 {}});
             }
@@ -60,18 +76,18 @@ public:
     }
 
     void forward(AttentionResult &result) {
-        if (keys.empty()) {
-            result.lse.value[lse_at] = -std::numeric_limits<double>::infinity();
-            return;
-        }
-        double largest = -std::numeric_limits<double>::infinity();
+        double largest = sink();
         for (SeenKey &key : keys) {
-            key.score = dot(&in.q[at], &in.k_pool[key.row], in.head_dim);
-            key.score.value *= in.scale;
-            key.score.size *= std::abs(in.scale);
+            compute_score(key);
             largest = std::max(largest, key.score.value);
         }
-        double sum = 0, mean_size = 0;
+        if (std::isinf(largest)) {  // neither keys nor a sink
+            result.lse.value[lse_at] = largest;
+            return;
+        }
+        const double sink_weight = std::exp(sink() - largest);
+        double sum = sink_weight;
+        double mean_size = sink_weight > 0 ? sink_weight * std::abs(sink()) : 0;
         for (const SeenKey &key : keys) {
             const double weight = std::exp(key.score.value - largest);
             sum += weight;
@@ -86,43 +102,92 @@ public:
             key.probability.value = std::exp(key.score.value - lse);
             key.probability.size =
                 key.probability.value * (lse_size + key.score.size) + vanishing_probability;
-            add(result.out, at, key.probability, &in.v_pool[key.row], in.head_dim, key.repeats);
+            add(result.out, out_at, key.probability, &in.v_pool[key.v], in.value_dim(),
+                key.repeats);
         }
     }
 
     void backward(AttentionResult &result) const {
-        std::vector<double> out(result.out.value.begin() + static_cast<std::ptrdiff_t>(at),
-                                result.out.value.begin() +
-                                    static_cast<std::ptrdiff_t>(at + in.head_dim));
-        if (in.stored_out) {
-            std::transform(out.begin(), out.end(), out.begin(), in.stored_out);
-        }
-        Product delta = dot(&in.dout[at], out.data(), in.head_dim);
-        if (!in.dlse.empty()) {
-            delta.value -= in.dlse[lse_at];
-            delta.size += std::abs(in.dlse[lse_at]);
-        }
+        const Product delta = this->delta(result);
         for (const SeenKey &key : keys) {
-            const Product dp = dot(&in.dout[at], &in.v_pool[key.row], in.head_dim);
-            const Product ds = {in.scale * key.probability.value * (dp.value - delta.value),
-                                std::abs(in.scale) * key.probability.size * (dp.size + delta.size)};
-            add(result.dq, at, ds, &in.k_pool[key.row], in.head_dim, key.repeats);
-            add(result.dk_pool, key.row, ds, &in.q[at], in.head_dim, key.repeats);
-            add(result.dv_pool, key.row, key.probability, &in.dout[at], in.head_dim, key.repeats);
+            const Product dp = dot(&in.dout[out_at], &in.v_pool[key.v], in.value_dim());
+            const Product ds = {key.probability.value * (dp.value - delta.value),
+                                key.probability.size * (dp.size + delta.size)};
+            const Product dqk = {in.scale * ds.value * key.slope.value,
+                                 std::abs(in.scale) * (ds.size * key.slope.value +
+                                                       std::abs(ds.value) * key.slope.size)};
+            add(result.dq, q_at, dqk, &in.k_pool[key.k], in.head_dim, key.repeats);
+            add(result.dk_pool, key.k, dqk, &in.q[q_at], in.head_dim, key.repeats);
+            add(result.dv_pool, key.v, key.probability, &in.dout[out_at], in.value_dim(),
+                key.repeats);
+            if (!in.alibi_slopes.empty()) {
+                const double minus_distance = -key.distance;
+                add(result.dalibi_slopes, head, ds, &minus_distance, 1, key.repeats);
+            }
+        }
+        const double lse = result.lse.value[lse_at];
+        if (std::isfinite(sink()) && std::isfinite(lse)) {
+            const double weight = std::exp(sink() - lse), minus_one = -1;
+            const double size = weight * (std::abs(sink()) + result.lse.size[lse_at]);
+            add(result.dsinks, head, {weight * delta.value, size * delta.size}, &minus_one, 1, 1);
         }
     }
 
 private:
+    double sink() const {
+        return in.sinks.empty() ? -std::numeric_limits<double>::infinity() : in.sinks[head];
+    }
+
+    void compute_score(SeenKey &key) const {
+        key.score = dot(&in.q[q_at], &in.k_pool[key.k], in.head_dim);
+        key.score.value *= in.scale;
+        key.score.size *= std::abs(in.scale);
+        key.slope = {1, 0};
+        if (in.softcap > 0) {
+            // Errors of the score pass through the slope; tanh and its slope have their own.
+            const SoftStep step(key.score.value / in.softcap);
+            const double passed = step.derivative * key.score.size;
+            key.slope = {step.derivative,
+                         4 * step.derivative + 2 * std::abs(step.value) * passed / in.softcap};
+            key.score.value = in.softcap * step.value;
+            key.score.size = passed + 2 * std::abs(key.score.value);
+        }
+        if (!in.alibi_slopes.empty()) {
+            const double bias = in.alibi_slopes[head] * key.distance;
+            key.score.value -= bias;
+            key.score.size += 2 * std::abs(bias);
+        }
+    }
+
+    Product delta(const AttentionResult &result) const {
+        const auto begin = result.out.value.begin() + static_cast<std::ptrdiff_t>(out_at);
+        std::vector<double> out(begin, begin + in.value_dim());
+        if (in.stored_out) {
+            std::transform(out.begin(), out.end(), out.begin(), in.stored_out);
+        }
+        Product delta = dot(&in.dout[out_at], out.data(), in.value_dim());
+        if (!in.dlse.empty()) {
+            delta.value -= in.dlse[lse_at];
+            delta.size += std::abs(in.dlse[lse_at]);
+        }
+        return delta;
+    }
+
     const AttentionInputs &in;
-    std::size_t lse_at, at;  ///< offsets in lse and q
+    const int head;
+    std::size_t lse_at, q_at, out_at;  ///< offsets in lse, q and out
     std::vector<SeenKey> keys;
 };
 
 }  // namespace
 
-bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j) {
+int64_t diagonal(const AttentionInputs &inputs, int sequence, int64_t i) {
     const int64_t bottom_right = i + inputs.kv_length[sequence] - inputs.query_length[sequence];
-    const int64_t p = inputs.mask == PAGEGRAD_MASK_CAUSAL_TOP_LEFT ? i : bottom_right;
+    return inputs.mask == PAGEGRAD_MASK_CAUSAL_TOP_LEFT ? i : bottom_right;
+}
+
+bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j) {
+    const int64_t p = diagonal(inputs, sequence, i);
     if (inputs.mask != PAGEGRAD_MASK_NONE && j > p) {
         return false;
     }
@@ -145,9 +210,13 @@ std::vector<int> repeats_of(const AttentionInputs &in, int sequence) {
 
 AttentionResult attention_reference(const AttentionInputs &inputs) {
     AttentionResult result;
-    result.out = result.dq = Quantity(inputs.q.size());
+    result.out = Quantity(inputs.dout.size());
+    result.dq = Quantity(inputs.q.size());
     result.lse = Quantity(inputs.q.size() / inputs.head_dim);
-    result.dk_pool = result.dv_pool = Quantity(inputs.k_pool.size());
+    result.dk_pool = Quantity(inputs.k_pool.size());
+    result.dv_pool = Quantity(inputs.v_pool.size());
+    result.dalibi_slopes = Quantity(inputs.alibi_slopes.size());
+    result.dsinks = Quantity(inputs.sinks.size());
     std::size_t token = 0;
     for (std::size_t b = 0; b < inputs.query_length.size(); b++) {
         const std::vector<int> repeats = repeats_of(inputs, static_cast<int>(b));

@@ -12,7 +12,10 @@ namespace pagegrad::test {
 
 struct AttentionInputs {
     int num_heads = 1, num_kv_heads = 1, head_dim = 1;
+    int value_head_dim = 0;  ///< 0: head_dim
     double scale = 1;
+    double softcap = 0;                       ///< 0: none
+    std::vector<double> alibi_slopes, sinks;  ///< [H]; empty: none
     pagegrad_mask mask = PAGEGRAD_MASK_NONE;
     int64_t window_left = -1, window_right = -1;
 
@@ -20,12 +23,16 @@ struct AttentionInputs {
     std::vector<std::vector<int32_t>> blocks;      ///< blocks of each sequence
     int block_size = 1;
 
-    std::vector<double> q, dout;         ///< [sum of query lengths, H, D]
+    std::vector<double> q, dout;         ///< [sum of query lengths, H, D or D_v]
     std::vector<double> dlse;            ///< [sum of query lengths, H]; empty: zero
-    std::vector<double> k_pool, v_pool;  ///< [num_blocks, block_size, H_kv, D]
+    std::vector<double> k_pool, v_pool;  ///< [num_blocks, block_size, H_kv, D or D_v]
 
     /// How an entry of out is stored between forward and backward; empty: exactly.
     std::function<double(double)> stored_out;
+
+    int value_dim() const {
+        return value_head_dim > 0 ? value_head_dim : head_dim;
+    }
 };
 
 /// A result, and for each entry what its rounding errors are proportional to.
@@ -46,9 +53,13 @@ struct Quantity {
 constexpr double relative_tolerance = 16 * 0x1p-24;
 
 struct AttentionResult {
-    Quantity out, lse, dq;      ///< out, dq like q; lse [tokens, H]
-    Quantity dk_pool, dv_pool;  ///< like the pools
+    Quantity out, lse, dq;           ///< out like dout, dq like q; lse [tokens, H]
+    Quantity dk_pool, dv_pool;       ///< like the pools
+    Quantity dalibi_slopes, dsinks;  ///< like the slopes and sinks
 };
+
+/// The key that the mask counts from, for query i of a sequence.
+int64_t diagonal(const AttentionInputs &inputs, int sequence, int64_t i);
 
 /// Whether query i of a sequence sees key j.
 bool sees(const AttentionInputs &inputs, int sequence, int64_t i, int64_t j);

@@ -123,4 +123,95 @@ inline std::vector<std::pair<std::string, Geometry>> geometries() {
     };
 }
 
+/// Geometries with the options of the scores and values of another width than keys.
+inline std::vector<std::pair<std::string, Geometry>> option_geometries() {
+    return {
+        // Values of another width, with plain kernels.
+        {"values_192_128",
+         Geometry({33, 17}, {65, 31}).dim(192).values(128).heads(4, 2).bottom_right().half()},
+        {"values_128_96", Geometry({31, 65}, {64, 65}).dim(128).values(96).heads(3, 1).padded()},
+        {"values_64_128",
+         Geometry({64, 15}, {127, 33}).dim(64).values(128).heads(2, 1).block(17).half()},
+        {"values_1_40",
+         Geometry({17, 5}, {31, 65}).dim(1).values(40).heads(2, 2).batched().head_major()},
+        {"values_72_8_shared", Geometry({17, 33}, {40, 64})
+                                   .dim(72)
+                                   .values(8)
+                                   .heads(3, 1)
+                                   .prefix(2)
+                                   .bottom_right()
+                                   .sinks()
+                                   .dlse()
+                                   .half()},
+        {"values_33_512", Geometry({9}, {70}).dim(33).values(512).heads(2, 1)},
+
+        // Softcaps that bend scores, that cut them off, and that hardly change them.
+        {"softcap", Geometry({65, 31}, {65, 127}).dim(64).heads(4, 2).cap(2).bottom_right().half()},
+        {"softcap_small", Geometry({33}, {64}).dim(40).heads(2, 2).cap(0.125).scaled(1).gaps()},
+        {"softcap_large", Geometry({17, 64}, {33, 64}).dim(128).heads(2, 1).cap(1e6).skewed()},
+        {"softcap_30", Geometry({64}, {127}).dim(64).cap(30).scaled(2).skewed().dlse().half()},
+        {"softcap_high_scores", Geometry({33}, {64}).dim(64).heads(2, 1).cap(1000).scaled(64)},
+        {"softcap_least", Geometry({17}, {33}).dim(8).cap(1e-38)},
+
+        // ALiBi, which counts from the diagonal of each alignment.
+        {"slopes", Geometry({65, 17}, {65, 127}).dim(64).heads(8, 2).slopes().half()},
+        {"slopes_causal",
+         Geometry({33, 64}, {127, 64}).dim(72).heads(4, 2).slopes().bottom_right().block(3)},
+        {"slopes_top_left", Geometry({65, 33}, {31, 64}).dim(40).heads(4, 4).slopes().top_left()},
+        {"slopes_window",
+         Geometry({65, 127}, {65, 31}).dim(64).heads(3, 1).slopes().window(16, 3).dlse().half()},
+        {"slopes_shared", Geometry({31, 15}, {64, 40})
+                              .dim(64)
+                              .heads(4, 1)
+                              .slopes()
+                              .bottom_right()
+                              .table({{0, 1, 0, 2}, {1, 1, 1}})},
+
+        // Sinks, with plain kernels too: rows without keys, and none at all.
+        {"sinks", Geometry({65, 31}, {65, 127}).dim(64).heads(6, 2).sinks().bottom_right().half()},
+        {"sinks_without_keys", Geometry({65, 5, 3}, {17, 0, 1})
+                                   .dim(128)
+                                   .heads(3, 1)
+                                   .sinks()
+                                   .bottom_right()
+                                   .dlse()
+                                   .half()},
+        {"sinks_window", Geometry({33, 1}, {64, 127}).dim(8).heads(4, 4).sinks().window(5, -1)},
+        {"sinks_many_heads", Geometry({1}, {5}).dim(8).heads(5000, 1).sinks()},
+        {"sinks_of_nothing", Geometry({}, {}).dim(64).heads(4, 2).sinks().slopes()},
+        {"sinks_no_queries", Geometry({0, 0}, {16, 33}).dim(64).heads(2, 1).sinks().slopes()},
+
+        // Scales.
+        {"scale_zero", Geometry({33}, {65}).dim(64).heads(2, 1).scaled(0).bottom_right().half()},
+        {"scale_negative", Geometry({33}, {65}).dim(64).heads(2, 1).scaled(-0.25)},
+        {"scale_huge", Geometry({33}, {65}).dim(64).heads(2, 1).scaled(0x1p100)},
+        {"scale_huge_negative", Geometry({33}, {1}).dim(40).heads(2, 1).scaled(-0x1p100)},
+        {"scale_huge_cap", Geometry({33}, {65}).dim(64).scaled(0x1p100).cap(1).slopes()},
+
+        // Everything at once.
+        {"all_options", Geometry({65, 33, 17}, {97, 65, 70})
+                            .dim(64)
+                            .values(40)
+                            .heads(6, 2)
+                            .cap(3)
+                            .slopes()
+                            .sinks()
+                            .bottom_right()
+                            .prefix(3)
+                            .dlse()
+                            .half()},
+        {"all_options_batched", Geometry({31, 17}, {17, 65})
+                                    .dim(128)
+                                    .heads(4, 2)
+                                    .cap(5)
+                                    .slopes()
+                                    .sinks()
+                                    .batched()
+                                    .padded()
+                                    .top_left()
+                                    .window(20, -1)
+                                    .half()},
+    };
+}
+
 }  // namespace pagegrad::test

@@ -64,6 +64,8 @@ void expect_same_bits(const Results &got, const Results &expected) {
     EXPECT_EQ(bits_of(got.dq), bits_of(expected.dq));
     EXPECT_EQ(bits_of(got.dk_pool), bits_of(expected.dk_pool));
     EXPECT_EQ(bits_of(got.dv_pool), bits_of(expected.dv_pool));
+    EXPECT_EQ(bits_of(got.dalibi_slopes), bits_of(expected.dalibi_slopes));
+    EXPECT_EQ(bits_of(got.dsinks), bits_of(expected.dsinks));
 }
 
 void expect_same_for_threads(const Problem &problem, const Options &options, Pass pass) {

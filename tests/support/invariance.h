@@ -59,4 +59,28 @@ inline std::vector<std::pair<std::string, Geometry>> invariance_geometries() {
     };
 }
 
+/// The same with options.
+inline std::vector<std::pair<std::string, Geometry>> option_invariance_geometries() {
+    return {
+        {"bits_options", Geometry({65, 33, 17, 1}, {97, 65, 70, 64})
+                             .dim(64)
+                             .values(72)
+                             .heads(6, 2)
+                             .cap(4)
+                             .slopes()
+                             .sinks()
+                             .bottom_right()
+                             .prefix(3)
+                             .half()},
+        {"bits_sinks", Geometry({127, 40}, {65, 40})
+                           .dim(64)
+                           .heads(4, 2)
+                           .block(3)
+                           .sinks()
+                           .top_left()
+                           .batched()
+                           .dlse()},
+    };
+}
+
 }  // namespace pagegrad::test

@@ -67,6 +67,14 @@ double earlier_gradient(std::size_t entry) {
     return 0.25 * (static_cast<int>(entry % 11) - 5);
 }
 
+std::vector<double> repeated(const std::vector<double> &values, int count) {
+    std::vector<double> all;
+    for (int at = 0; at < count; at++) {
+        all.push_back(values[at % values.size()]);
+    }
+    return all;
+}
+
 void round_all(std::vector<double> &values, pagegrad_dtype dtype) {
     for (double &value : values) {
         value = rounded(value, dtype);
@@ -102,7 +110,16 @@ Problem make_problem(const Geometry &geometry) {
     in.num_heads = geometry.num_heads;
     in.num_kv_heads = geometry.num_kv_heads;
     in.head_dim = geometry.head_dim;
+    in.value_head_dim = geometry.value_head_dim;
     in.scale = geometry.scale.value_or(1 / std::sqrt(static_cast<float>(in.head_dim)));
+    in.softcap = geometry.softcap;
+    if (geometry.with_slopes) {
+        in.alibi_slopes = repeated({0.25, -0.03125, 0, 0.0625}, in.num_heads);
+    }
+    if (geometry.with_sinks) {
+        in.sinks = repeated({0.5, 5, -3}, in.num_heads);
+        in.sinks.back() = in.num_heads > 1 ? -HUGE_VAL : in.sinks.back();
+    }
     in.mask = geometry.mask;
     in.window_left = geometry.window_left;
     in.window_right = geometry.window_right;
@@ -122,9 +139,9 @@ Problem make_problem(const Geometry &geometry) {
     const int64_t pool_rows = int64_t{num_blocks} * in.block_size * in.num_kv_heads;
     RandomValues random(geometry.data);
     in.q = random(tokens * in.num_heads, in.head_dim);
-    in.dout = random(tokens * in.num_heads, in.head_dim);
+    in.dout = random(tokens * in.num_heads, in.value_dim());
     in.k_pool = random(pool_rows, in.head_dim);
-    in.v_pool = random(pool_rows, in.head_dim);
+    in.v_pool = random(pool_rows, in.value_dim());
     if (geometry.with_dlse) {
         in.dlse = random(tokens, in.num_heads);
     }
@@ -186,6 +203,7 @@ void PagedCall::make_plan() {
     desc.num_heads = in.num_heads;
     desc.num_kv_heads = in.num_kv_heads;
     desc.head_dim = in.head_dim;
+    desc.value_head_dim = in.value_head_dim;
     desc.mask = in.mask;
     desc.window_left = in.window_left;
     desc.window_right = in.window_right;
@@ -210,11 +228,12 @@ std::vector<int64_t> PagedCall::leading_shape() const {
     return {num_rows_};
 }
 
-GuardedTensor PagedCall::query_tensor(pagegrad_dtype dtype, const std::vector<double> *rows) const {
-    const int64_t width = int64_t{problem_.inputs.num_heads} * problem_.inputs.head_dim;
+GuardedTensor PagedCall::query_tensor(pagegrad_dtype dtype, int head_dim,
+                                      const std::vector<double> *rows) const {
+    const int64_t width = int64_t{problem_.inputs.num_heads} * head_dim;
     std::vector<int64_t> shape = leading_shape();
     shape.push_back(problem_.inputs.num_heads);
-    shape.push_back(problem_.inputs.head_dim);
+    shape.push_back(head_dim);
     GuardedTensor tensor(shape, problem_.layout, dtype, next_layout());
     for (std::size_t at = 0; rows != nullptr && at < rows->size(); at++) {
         tensor.set(token_row_[at / width] * width + at % width, (*rows)[at]);
@@ -234,10 +253,21 @@ GuardedTensor PagedCall::lse_tensor(const std::vector<double> *rows) const {
     return tensor;
 }
 
-GuardedTensor PagedCall::pool_tensor(pagegrad_dtype dtype) const {
+GuardedTensor PagedCall::head_tensor(const std::vector<double> &values) const {
+    if (values.empty()) {
+        return {};
+    }
+    GuardedTensor tensor({problem_.inputs.num_heads}, Layout::Contiguous);
+    for (std::size_t head = 0; head < values.size(); head++) {
+        tensor.set(static_cast<int64_t>(head), values[head]);
+    }
+    return tensor;
+}
+
+GuardedTensor PagedCall::pool_tensor(pagegrad_dtype dtype, int head_dim) const {
     const AttentionInputs &in = problem_.inputs;
-    return GuardedTensor({pool_blocks_, in.block_size, in.num_kv_heads, in.head_dim},
-                         problem_.layout, dtype, next_layout());
+    return GuardedTensor({pool_blocks_, in.block_size, in.num_kv_heads, head_dim}, problem_.layout,
+                         dtype, next_layout());
 }
 
 unsigned PagedCall::next_layout() const {
@@ -266,12 +296,13 @@ std::vector<int64_t> PagedCall::gathered_rows() const {
 }
 
 template<typename Value>
-void PagedCall::fill_used(GuardedTensor &pool, Value value) const {
+void PagedCall::fill_used(GuardedTensor &pool, int head_dim, Value value) const {
     const AttentionInputs &in = problem_.inputs;
-    for (std::size_t at = 0; at < in.k_pool.size(); at++) {
-        const int64_t row = static_cast<int64_t>(at) / in.head_dim;
+    const std::size_t entries = in.k_pool.size() / in.head_dim * head_dim;
+    for (std::size_t at = 0; at < entries; at++) {
+        const int64_t row = static_cast<int64_t>(at) / head_dim;
         if (problem_.used[row / in.num_kv_heads]) {
-            pool.set(pool_row(row) * in.head_dim + at % in.head_dim, value(at));
+            pool.set(pool_row(row) * head_dim + at % head_dim, value(at));
         }
     }
 }
@@ -279,30 +310,38 @@ void PagedCall::fill_used(GuardedTensor &pool, Value value) const {
 void PagedCall::fill_inputs() {
     const AttentionInputs &in = problem_.inputs;
     const Dtypes &dtypes = problem_.dtypes;
-    q = query_tensor(dtypes.inputs, &in.q);
-    dout = query_tensor(dtypes.inputs, &in.dout);
-    saved_out = query_tensor(dtypes.out, &problem_.expected.out.value);
+    q = query_tensor(dtypes.inputs, in.head_dim, &in.q);
+    dout = query_tensor(dtypes.inputs, in.value_dim(), &in.dout);
+    saved_out = query_tensor(dtypes.out, in.value_dim(), &problem_.expected.out.value);
     saved_lse = lse_tensor(&problem_.expected.lse.value);
     dlse = lse_tensor(&in.dlse);
-    k_pool = pool_tensor(dtypes.inputs);
-    v_pool = pool_tensor(dtypes.inputs);
-    for (int64_t at = 0; at < k_pool.size(); at++) {
-        k_pool.set(at, options_.unused_value);
-        v_pool.set(at, options_.unused_value);
+    k_pool = pool_tensor(dtypes.inputs, in.head_dim);
+    v_pool = pool_tensor(dtypes.inputs, in.value_dim());
+    for (GuardedTensor *pool : {&k_pool, &v_pool}) {
+        for (int64_t at = 0; at < pool->size(); at++) {
+            pool->set(at, options_.unused_value);
+        }
     }
-    fill_used(k_pool, [&in](std::size_t at) { return in.k_pool[at]; });
-    fill_used(v_pool, [&in](std::size_t at) { return in.v_pool[at]; });
+    fill_used(k_pool, in.head_dim, [&in](std::size_t at) { return in.k_pool[at]; });
+    fill_used(v_pool, in.value_dim(), [&in](std::size_t at) { return in.v_pool[at]; });
+    alibi_slopes = head_tensor(in.alibi_slopes);
+    sinks = head_tensor(in.sinks);
 }
 
 void PagedCall::fill_outputs() {
-    out = query_tensor(problem_.dtypes.out, nullptr);
+    const AttentionInputs &in = problem_.inputs;
+    out = query_tensor(problem_.dtypes.out, in.value_dim(), nullptr);
     lse = lse_tensor(nullptr);
-    dq = query_tensor(problem_.dtypes.dq, nullptr);
-    dk_pool = pool_tensor(PAGEGRAD_FLOAT32);
-    dv_pool = pool_tensor(PAGEGRAD_FLOAT32);
+    dq = query_tensor(problem_.dtypes.dq, in.head_dim, nullptr);
+    dk_pool = pool_tensor(PAGEGRAD_FLOAT32, in.head_dim);
+    dv_pool = pool_tensor(PAGEGRAD_FLOAT32, in.value_dim());
     if (options_.pool_mode == PAGEGRAD_POOL_ACCUMULATE) {
-        fill_used(dk_pool, earlier_gradient);
-        fill_used(dv_pool, earlier_gradient);
+        fill_used(dk_pool, in.head_dim, earlier_gradient);
+        fill_used(dv_pool, in.value_dim(), earlier_gradient);
+    }
+    if (options_.with_head_gradients) {
+        dalibi_slopes = head_tensor(std::vector<double>(in.alibi_slopes.size(), NAN));
+        dsinks = head_tensor(std::vector<double>(in.sinks.size(), NAN));
     }
 }
 
@@ -313,13 +352,17 @@ void PagedCall::fill_arguments() {
 
     forward_args.struct_size = sizeof(forward_args);
     forward_args.scale = static_cast<float>(problem_.inputs.scale);
+    forward_args.softcap = static_cast<float>(problem_.inputs.softcap);
     forward_args.q = q;
     forward_args.k_pool = k_pool;
     forward_args.v_pool = v_pool;
     forward_args.out = out;
+    forward_args.alibi_slopes = alibi_slopes;
+    forward_args.sinks = sinks;
 
     backward_args.struct_size = sizeof(backward_args);
     backward_args.scale = forward_args.scale;
+    backward_args.softcap = forward_args.softcap;
     backward_args.dout = dout;
     backward_args.q = q;
     backward_args.k_pool = k_pool;
@@ -336,6 +379,10 @@ void PagedCall::fill_arguments() {
     backward_args.dk_pool = dk_pool;
     backward_args.dv_pool = dv_pool;
     backward_args.pool_mode = options_.pool_mode;
+    backward_args.alibi_slopes = alibi_slopes;
+    backward_args.sinks = sinks;
+    backward_args.dalibi_slopes = dalibi_slopes;
+    backward_args.dsinks = dsinks;
 }
 
 pagegrad_status PagedCall::forward() {
@@ -364,26 +411,40 @@ std::vector<float> PagedCall::query_rows(const GuardedTensor &tensor, int width)
     return values;
 }
 
-std::vector<float> PagedCall::pool_values(const GuardedTensor &tensor) const {
-    const int width = problem_.inputs.head_dim;
+std::vector<float> PagedCall::pool_values(const GuardedTensor &tensor, int head_dim) const {
+    const auto rows =
+        static_cast<int64_t>(problem_.inputs.k_pool.size()) / problem_.inputs.head_dim;
     std::vector<float> values;
-    for (int64_t at = 0; at < static_cast<int64_t>(problem_.inputs.k_pool.size()); at++) {
-        values.push_back(tensor[pool_row(at / width) * width + at % width]);
+    for (int64_t row = 0; row < rows; row++) {
+        for (int d = 0; d < head_dim; d++) {
+            values.push_back(tensor[pool_row(row) * head_dim + d]);
+        }
     }
     return values;
 }
 
 Results PagedCall::results() const {
-    const int heads = problem_.inputs.num_heads, width = heads * problem_.inputs.head_dim;
-    return {query_rows(out, width), query_rows(lse, heads), query_rows(dq, width),
-            pool_values(dk_pool), pool_values(dv_pool)};
+    const AttentionInputs &in = problem_.inputs;
+    const auto all = [](const GuardedTensor &tensor) {
+        std::vector<float> values;
+        for (int64_t at = 0; at < tensor.size(); at++) {
+            values.push_back(tensor[at]);
+        }
+        return values;
+    };
+    return {query_rows(out, in.num_heads * in.value_dim()),
+            query_rows(lse, in.num_heads),
+            query_rows(dq, in.num_heads * in.head_dim),
+            pool_values(dk_pool, in.head_dim),
+            pool_values(dv_pool, in.value_dim()),
+            all(dalibi_slopes),
+            all(dsinks)};
 }
 
-void PagedCall::expect_query_rows(const char *name, const GuardedTensor &tensor,
+void PagedCall::expect_query_rows(const char *name, const GuardedTensor &tensor, int head_dim,
                                   const Quantity &expected, Products products) const {
-    const int width = problem_.inputs.num_heads * problem_.inputs.head_dim;
-    EXPECT_TRUE(is_close(query_rows(tensor, width), expected, problem_.inputs.head_dim,
-                         tensor.dtype(), products))
+    const int width = problem_.inputs.num_heads * head_dim;
+    EXPECT_TRUE(is_close(query_rows(tensor, width), expected, head_dim, tensor.dtype(), products))
         << name;
     EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
     std::vector<bool> of_sequence(num_rows_);
@@ -397,39 +458,52 @@ void PagedCall::expect_query_rows(const char *name, const GuardedTensor &tensor,
     }
 }
 
-void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor, Quantity expected,
-                            Products products) const {
+void PagedCall::expect_pool(const char *name, const GuardedTensor &tensor, int head_dim,
+                            Quantity expected, Products products) const {
     const AttentionInputs &in = problem_.inputs;
     const bool accumulate = options_.pool_mode == PAGEGRAD_POOL_ACCUMULATE;
-    std::vector<float> values = pool_values(tensor);
+    std::vector<float> values = pool_values(tensor, head_dim);
     std::vector<bool> used(tensor.size());
     for (std::size_t at = 0; at < values.size(); at++) {
-        const int64_t row = static_cast<int64_t>(at) / in.head_dim;
+        const int64_t row = static_cast<int64_t>(at) / head_dim;
         if (!problem_.used[row / in.num_kv_heads]) {
             values[at] = 0;  // checked below
             continue;
         }
-        used[pool_row(row) * in.head_dim + at % in.head_dim] = true;
+        used[pool_row(row) * head_dim + at % head_dim] = true;
         if (accumulate) {
             expected.value[at] += earlier_gradient(at);
             expected.size[at] += std::abs(earlier_gradient(at));
         }
     }
-    EXPECT_TRUE(is_close(values, expected, in.head_dim, tensor.dtype(), products)) << name;
+    EXPECT_TRUE(is_close(values, expected, head_dim, tensor.dtype(), products)) << name;
     EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
     for (int64_t at = 0; at < tensor.size(); at++) {
         if (!used[at]) {
             ASSERT_TRUE(accumulate ? tensor.is_untouched(at) : tensor[at] == 0)
-                << name << ", unused slot " << at / in.head_dim / in.num_kv_heads << " holds "
+                << name << ", unused slot " << at / head_dim / in.num_kv_heads << " holds "
                 << tensor[at];
         }
     }
 }
 
-Products PagedCall::products(const char *operation) const {
+void PagedCall::expect_heads(const char *name, const GuardedTensor &tensor,
+                             const Quantity &expected) const {
+    if (tensor.size() > 0) {
+        std::vector<float> values;
+        for (int64_t head = 0; head < tensor.size(); head++) {
+            values.push_back(tensor[head]);
+        }
+        EXPECT_TRUE(is_close(values, expected, 1)) << name;
+        EXPECT_TRUE(tensor.guards_intact()) << name << " was written past its end";
+    }
+}
+
+Products PagedCall::products(const std::string &operation) const {
+    const std::string kind = is_general(problem_.inputs) ? operation + "_general" : operation;
     const char *chosen = "";
-    EXPECT_EQ(pagegrad_choose_kernel(plan(), operation, problem_.dtypes.inputs, &execution, &chosen,
-                                     nullptr),
+    EXPECT_EQ(pagegrad_choose_kernel(plan(), kind.c_str(), problem_.dtypes.inputs, &execution,
+                                     &chosen, nullptr),
               PAGEGRAD_OK);
     const std::string name = chosen;
     const bool bfloat16 = name.substr(name.rfind('_') + 1) == "avx512bf16";
@@ -437,7 +511,8 @@ Products PagedCall::products(const char *operation) const {
 }
 
 void PagedCall::expect_forward() const {
-    expect_query_rows("out", out, problem_.expected.out, products("forward"));
+    expect_query_rows("out", out, problem_.inputs.value_dim(), problem_.expected.out,
+                      products("forward"));
     EXPECT_TRUE(lse.guards_intact()) << "lse was written past its end";
     if (options_.with_lse) {
         EXPECT_TRUE(is_close(query_rows(lse, problem_.inputs.num_heads), problem_.expected.lse, 1))
@@ -447,9 +522,12 @@ void PagedCall::expect_forward() const {
 
 void PagedCall::expect_backward() const {
     const Products how = products("backward");
-    expect_query_rows("dq", dq, problem_.expected.dq, how);
-    expect_pool("dk_pool", dk_pool, problem_.expected.dk_pool, how);
-    expect_pool("dv_pool", dv_pool, problem_.expected.dv_pool, how);
+    const AttentionInputs &in = problem_.inputs;
+    expect_query_rows("dq", dq, in.head_dim, problem_.expected.dq, how);
+    expect_pool("dk_pool", dk_pool, in.head_dim, problem_.expected.dk_pool, how);
+    expect_pool("dv_pool", dv_pool, in.value_dim(), problem_.expected.dv_pool, how);
+    expect_heads("dalibi_slopes", dalibi_slopes, problem_.expected.dalibi_slopes);
+    expect_heads("dsinks", dsinks, problem_.expected.dsinks);
 }
 
 void PagedCall::expect_plain_bounds() const {
@@ -463,8 +541,13 @@ void PagedCall::expect_plain_bounds() const {
 
 bool serves(const pagegrad_kernel_info &kernel, pagegrad_dtype dtype) {
     const std::string operation = kernel.operation;
-    const bool widens = operation == "forward" || operation == "backward";
+    const bool widens = operation == "forward" || operation == "forward_general" ||
+                        operation == "backward" || operation == "backward_general";
     return kernel.dtype == dtype || (widens && kernel.dtype == PAGEGRAD_FLOAT32);
+}
+
+bool is_general(const AttentionInputs &inputs) {
+    return inputs.softcap > 0 || !inputs.alibi_slopes.empty();
 }
 
 std::vector<KernelChoice> kernels(const std::vector<std::string> &operations, int head_dim) {
@@ -517,7 +600,16 @@ with_kernels(const std::vector<std::pair<std::string, Geometry>> &geometries,
     int turn = 0;
     for (const auto &[name, geometry] : geometries) {
         turn += geometry.also_half;
-        for (const KernelChoice &kernel : kernels_and_dispatch(operations, geometry.head_dim)) {
+        std::vector<std::string> fitting = operations;
+        if (geometry.softcap > 0 || geometry.with_slopes) {
+            for (std::string &operation : fitting) {
+                operation += "_general";
+            }
+        }
+        const bool same =
+            geometry.value_head_dim == 0 || geometry.value_head_dim == geometry.head_dim;
+        for (const KernelChoice &kernel :
+             kernels_and_dispatch(fitting, same ? geometry.head_dim : 0)) {
             if (kernel.dtype == PAGEGRAD_FLOAT32 || geometry.also_half) {
                 const Dtypes dtypes(kernel.dtype,
                                     turn / 2 % 2 == 0 ? kernel.dtype : PAGEGRAD_FLOAT32,

@@ -48,6 +48,10 @@ enum class Data {
 struct Geometry {
     std::vector<int32_t> query_length, kv_length;
     int num_heads = 1, num_kv_heads = 1, head_dim = 8, block_size = 16;
+    int value_head_dim = 0;       ///< 0: head_dim
+    std::optional<double> scale;  ///< else 1 / sqrt(head_dim)
+    double softcap = 0;           ///< 0: none
+    bool with_slopes = false, with_sinks = false;
     pagegrad_mask mask = PAGEGRAD_MASK_NONE;
     int64_t window_left = -1, window_right = -1;
     int prefix_blocks = 0;                     ///< leading blocks that all sequences share
@@ -56,7 +60,6 @@ struct Geometry {
     Layout layout = Layout::Contiguous;
     Data data = Data::Gaussian;
     bool with_dlse = false;
-    std::optional<float> scale;  ///< absent: 1 / sqrt(head_dim)
     Dtypes dtypes;
     bool also_half = false;
 
@@ -72,6 +75,29 @@ struct Geometry {
     }
     Geometry &dim(int size) {
         head_dim = size;
+        return *this;
+    }
+    /// D_v of values.
+    Geometry &values(int size) {
+        value_head_dim = size;
+        return *this;
+    }
+    Geometry &scaled(double factor) {
+        scale = factor;
+        return *this;
+    }
+    Geometry &cap(double limit) {
+        softcap = limit;
+        return *this;
+    }
+    /// ALiBi slopes of either sign, one of them zero.
+    Geometry &slopes() {
+        with_slopes = true;
+        return *this;
+    }
+    /// Sinks below and above the scores, the last one of several none.
+    Geometry &sinks() {
+        with_sinks = true;
         return *this;
     }
     Geometry &block(int size) {
@@ -117,10 +143,6 @@ struct Geometry {
     }
     Geometry &shuffled() {
         layout = Layout::Shuffled;
-        return *this;
-    }
-    Geometry &scaled(float factor) {
-        scale = factor;
         return *this;
     }
     Geometry &skewed() {
@@ -172,11 +194,12 @@ struct Options {
     int32_t unused_id = -1;                                        ///< in unused table columns
     bool with_lse = true;
     pagegrad_pool_mode pool_mode = PAGEGRAD_POOL_OVERWRITE;
+    bool with_head_gradients = true;  ///< dalibi_slopes and dsinks, where there are such terms
 };
 
 /// Results in the order of the problem, wherever the call had put them.
 struct Results {
-    std::vector<float> out, lse, dq, dk_pool, dv_pool;
+    std::vector<float> out, lse, dq, dk_pool, dv_pool, dalibi_slopes, dsinks;
 };
 
 /// One call of the library: tensors, plan and arguments. A test may change `forward_args`,
@@ -215,8 +238,9 @@ public:
     }
 
     GuardedTensor q, dout, k_pool, v_pool, saved_out, saved_lse, dlse;  ///< inputs
-    GuardedTensor out, lse, dq, dk_pool, dv_pool;                       ///< outputs
-    pagegrad_plan_desc desc{};                                          ///< of the plan
+    GuardedTensor alibi_slopes, sinks;
+    GuardedTensor out, lse, dq, dk_pool, dv_pool, dalibi_slopes, dsinks;  ///< outputs
+    pagegrad_plan_desc desc{};                                            ///< of the plan
     pagegrad_forward_args forward_args{};
     pagegrad_backward_args backward_args{};
     pagegrad_execution execution{};
@@ -228,23 +252,28 @@ private:
     void fill_inputs();
     void fill_outputs();
     void fill_arguments();
-    GuardedTensor query_tensor(pagegrad_dtype dtype, const std::vector<double> *rows) const;
+    GuardedTensor query_tensor(pagegrad_dtype dtype, int head_dim,
+                               const std::vector<double> *rows) const;
     GuardedTensor lse_tensor(const std::vector<double> *rows) const;
-    GuardedTensor pool_tensor(pagegrad_dtype dtype) const;
+    GuardedTensor pool_tensor(pagegrad_dtype dtype, int head_dim) const;
     /// A seed for the layout of each tensor.
     unsigned next_layout() const;
     /// Sets the used slots of a pool; `value` is given an entry of the problem's pool.
     template<typename Value>
-    void fill_used(GuardedTensor &pool, Value value) const;
+    void fill_used(GuardedTensor &pool, int head_dim, Value value) const;
     std::vector<float> query_rows(const GuardedTensor &tensor, int width) const;
-    std::vector<float> pool_values(const GuardedTensor &tensor) const;
-    void expect_query_rows(const char *name, const GuardedTensor &tensor, const Quantity &expected,
-                           Products products) const;
-    void expect_pool(const char *name, const GuardedTensor &tensor, Quantity expected,
+    std::vector<float> pool_values(const GuardedTensor &tensor, int head_dim) const;
+    void expect_heads(const char *name, const GuardedTensor &tensor,
+                      const Quantity &expected) const;
+    void expect_query_rows(const char *name, const GuardedTensor &tensor, int head_dim,
+                           const Quantity &expected, Products products) const;
+    void expect_pool(const char *name, const GuardedTensor &tensor, int head_dim, Quantity expected,
                      Products products) const;
     std::vector<int64_t> leading_shape() const;
+    /// Head h of a tensor [H] gets values[h]. Absent if there are none.
+    GuardedTensor head_tensor(const std::vector<double> &values) const;
     /// How the kernel that runs an operation multiplies.
-    Products products(const char *operation) const;
+    Products products(const std::string &operation) const;
 
     const Problem &problem_;
     Options options_;
@@ -269,8 +298,11 @@ struct KernelChoice {
 /// Whether a kernel runs tensors of a dtype: forward and backward in float32 widen 16-bit ones.
 bool serves(const pagegrad_kernel_info &kernel, pagegrad_dtype dtype);
 
-/// Available kernels for CPUs of the given operations that can run a head dimension, with each
-/// dtype.
+/// Whether scores are more than scaled and masked: a task for general kernels.
+bool is_general(const AttentionInputs &inputs);
+
+/// Available kernels for CPUs of the given operations that can run a head dimension (0: those for
+/// any), with each dtype.
 std::vector<KernelChoice> kernels(const std::vector<std::string> &operations, int head_dim);
 
 /// The same, and the choices of dispatch for the dtypes that these kernels have.

@@ -16,6 +16,19 @@
  * dk and dv are sums over all queries, over the query heads that share a KV head, and over every
  * sequence whose block table names the block. (Dao et al., "FlashAttention", 2022, appendix B.)
  *
+ * Options, of query head h, with p the diagonal of the mask's alignment (see pagegrad_plan_desc):
+ *
+ *     softcap:       C[i,j] = softcap * tanh(scale * <q[i], k[j]> / softcap) takes the place of
+ *                    scale * <q[i], k[j]>, and dS gets the factor 1 - (C[i,j] / softcap)^2 in dq
+ *                    and dk
+ *     ALiBi slopes:  S[i,j] = C[i,j] - slope[h] |p - j|,  dslope[h] = -sum_ij dS[i,j] |p - j|
+ *     sinks:         lse[i] = ln(sum_j exp(S[i,j]) + exp(sink[h])),
+ *                    dsink[h] = -sum_i exp(sink[h] - lse[i]) delta[i]
+ *
+ * (Press et al., "Train Short, Test Long", 2022; Xiao et al., "Efficient Streaming Language Models
+ * with Attention Sinks", 2024, in the form of a logit per head.) docs/semantics.md has the edge
+ * cases.
+ *
  * Conventions. Sizes and strides count elements, workspace counts bytes. Query head h reads KV head
  * h / (num_heads / num_kv_heads). Key j of sequence b lives in pool row
  * (block_table[b][j / block_size], j % block_size). Nothing takes ownership of a pointer, and no
@@ -106,8 +119,9 @@ typedef struct pagegrad_plan_desc {
     uint32_t struct_size; /**< sizeof(pagegrad_plan_desc) of the caller */
     int32_t num_heads;    /**< query heads, a multiple of num_kv_heads, at most 65536 */
     int32_t num_kv_heads;
-    int32_t head_dim; /**< 1..512 */
-    int32_t mask;     /**< pagegrad_mask */
+    int32_t head_dim;       /**< D of q and keys, 1..512 */
+    int32_t value_head_dim; /**< D_v of values and out, 1..512; 0: head_dim */
+    int32_t mask;           /**< pagegrad_mask */
     /**
      * Sliding window around the diagonal of the mask's alignment (bottom-right for
      * PAGEGRAD_MASK_NONE), bounds inclusive: with p = i + S_k - S_q, or p = i for top-left, key j
@@ -199,33 +213,41 @@ PAGEGRAD_API pagegrad_status pagegrad_plan_prepare(const pagegrad_plan *plan,
 
 /**
  * Arguments of the forward. T is the number of tokens of packed tensors (rank 3); tensors of rank 4
- * are [B, S, H, D] with S >= every query length. All of q, out, lse have the same form.
+ * are [B, S, H, D] with S >= every query length. All of q, out, lse have the same form. Sizes D of
+ * values, out and dout are the plan's value_head_dim.
  */
 typedef struct pagegrad_forward_args {
     uint32_t struct_size;
     float scale;            /**< finite; usually 1 / sqrt(head_dim) */
+    float softcap;          /**< positive and finite, or 0 for none */
     pagegrad_tensor q;      /**< [T, H, D] or [B, S, H, D] */
     pagegrad_tensor k_pool; /**< [num_blocks, block_size, H_kv, D], dtype of q */
     pagegrad_tensor v_pool; /**< likewise */
-    pagegrad_tensor out;    /**< like q. Rows of no sequence, and rows that see no key, become 0. */
-    pagegrad_tensor lse; /**< [T, H] or [B, S, H] float32, optional. -inf where no key is seen. */
+    pagegrad_tensor
+        out; /**< like q, D_v. Rows of no sequence, and rows that see no key, become 0. */
+    pagegrad_tensor lse; /**< [T, H] or [B, S, H] float32, optional. Where no key is seen: -inf, or
+                              the sink. */
+    pagegrad_tensor alibi_slopes; /**< [H] float32, optional, finite */
+    pagegrad_tensor sinks;        /**< [H] float32, optional, finite or -inf (no sink) */
 } pagegrad_forward_args;
 
 /** Arguments of the backward. Shapes as in the forward. */
 typedef struct pagegrad_backward_args {
     uint32_t struct_size;
-    float scale;            /**< that of the forward */
-    pagegrad_tensor dout;   /**< like q */
+    float scale, softcap;   /**< those of the forward */
+    pagegrad_tensor dout;   /**< like out */
     pagegrad_tensor q;      /**< [T, H, D] or [B, S, H, D] */
     pagegrad_tensor k_pool; /**< [num_blocks, block_size, H_kv, D] */
     pagegrad_tensor v_pool;
-    pagegrad_tensor out;     /**< of the forward, like q */
+    pagegrad_tensor out;     /**< of the forward */
     pagegrad_tensor lse;     /**< of the forward, natural log, optional: computed again if absent */
     pagegrad_tensor dlse;    /**< like lse, optional: gradient that flows into lse */
     pagegrad_tensor dq;      /**< like q, overwritten; 0 in rows of no sequence */
     pagegrad_tensor dk_pool; /**< like k_pool, float32 */
     pagegrad_tensor dv_pool; /**< like v_pool, float32 */
     int32_t pool_mode;       /**< pagegrad_pool_mode */
+    pagegrad_tensor alibi_slopes, sinks;   /**< those of the forward */
+    pagegrad_tensor dalibi_slopes, dsinks; /**< [H] float32, each optional, overwritten */
 } pagegrad_backward_args;
 
 /** Bytes of workspace that the forward needs with these arguments. `execution` may be NULL. */
@@ -254,7 +276,7 @@ PAGEGRAD_API pagegrad_status pagegrad_backward(const pagegrad_plan *plan,
 
 /**
  * Copies the keys (or values) of all sequences out of a pool, sequence after sequence.
- * @param pool  [num_blocks, block_size, H_kv, D]
+ * @param pool  [num_blocks, block_size, H_kv, D], D the head_dim or the value_head_dim of the plan
  * @param dense [sum of KV lengths, H_kv, D], overwritten
  */
 PAGEGRAD_API pagegrad_status pagegrad_gather(const pagegrad_plan *plan, const pagegrad_tensor *pool,
@@ -294,7 +316,8 @@ PAGEGRAD_API pagegrad_status pagegrad_get_kernel_info(int32_t index, pagegrad_ke
 
 /**
  * Tells which kernel dispatch would choose.
- * @param operation "forward" or "backward"
+ * @param operation "forward" or "backward", or for calls with a softcap or ALiBi slopes
+ *                  "forward_general" or "backward_general"
  * @param[out] name lives as long as the library
  */
 PAGEGRAD_API pagegrad_status pagegrad_choose_kernel(const pagegrad_plan *plan,

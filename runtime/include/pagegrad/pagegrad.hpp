@@ -82,12 +82,14 @@ struct Tensor : pagegrad_tensor {
     }
 };
 
-/// Heads, dimensions, scale and mask of an attention layer.
+/// Heads, dimensions, scale, softcap and mask of an attention layer.
 struct AttentionConfig {
     int num_heads = 1;
     int num_kv_heads = 1;
     int head_dim = 64;
+    int value_head_dim = 0;  ///< 0: head_dim
     float scale = 0.125f;
+    float softcap = 0;  ///< 0: none
     Mask mask = Mask::CausalBottomRight;
     int64_t window_left = -1, window_right = -1;
 
@@ -106,6 +108,11 @@ struct PagedKv {
     const int32_t *block_table = nullptr;  ///< [B, max_blocks]
     int32_t max_blocks = 0;
     const int32_t *kv_length = nullptr;  ///< [B]
+};
+
+/// What a layer learns for each query head: [H] float32, each optional. Or their gradients.
+struct HeadTerms {
+    Tensor alibi_slopes, sinks;
 };
 
 /// Query rows of each sequence.
@@ -132,6 +139,7 @@ public:
         desc.num_heads = config.num_heads;
         desc.num_kv_heads = config.num_kv_heads;
         desc.head_dim = config.head_dim;
+        desc.value_head_dim = config.value_head_dim;
         desc.mask = static_cast<int32_t>(config.mask);
         desc.window_left = config.window_left;
         desc.window_right = config.window_right;
@@ -177,15 +185,19 @@ private:
 namespace internal {
 
 inline pagegrad_forward_args forward_args(const Plan &plan, const Tensor &q, const PagedKv &kv,
-                                          const Tensor &out, const Tensor &lse) {
+                                          const Tensor &out, const Tensor &lse,
+                                          const HeadTerms &terms) {
     pagegrad_forward_args args{};
     args.struct_size = sizeof(args);
     args.scale = plan.config().scale;
+    args.softcap = plan.config().softcap;
     args.q = q;
     args.k_pool = kv.k;
     args.v_pool = kv.v;
     args.out = out;
     args.lse = lse;
+    args.alibi_slopes = terms.alibi_slopes;
+    args.sinks = terms.sinks;
     return args;
 }
 
@@ -194,8 +206,8 @@ inline pagegrad_forward_args forward_args(const Plan &plan, const Tensor &q, con
 /// Bytes of workspace that `forward` needs: on GPUs the caller provides them.
 inline size_t forward_workspace(const Plan &plan, const Tensor &q, const PagedKv &kv,
                                 const Tensor &out, const Tensor &lse = {},
-                                const Execution &execution = {}) {
-    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse);
+                                const Execution &execution = {}, const HeadTerms &terms = {}) {
+    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse, terms);
     size_t bytes = 0;
     pagegrad_error error{};
     internal::check(pagegrad_forward_workspace(plan.get(), &args, &execution, &bytes, &error),
@@ -205,8 +217,9 @@ inline size_t forward_workspace(const Plan &plan, const Tensor &q, const PagedKv
 
 /// out and lse of the forward; `lse` may be absent.
 inline void forward(const Plan &plan, const Tensor &q, const PagedKv &kv, const Tensor &out,
-                    const Tensor &lse = {}, const Execution &execution = {}) {
-    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse);
+                    const Tensor &lse = {}, const Execution &execution = {},
+                    const HeadTerms &terms = {}) {
+    const pagegrad_forward_args args = internal::forward_args(plan, q, kv, out, lse, terms);
     pagegrad_error error{};
     internal::check(pagegrad_forward(plan.get(), &args, &execution, &error), error);
 }
@@ -216,6 +229,7 @@ struct BackwardInputs {
     Tensor dout, q, out;
     Tensor lse;   ///< optional
     Tensor dlse;  ///< optional
+    HeadTerms terms{};
 };
 
 /// What the backward writes.
@@ -223,6 +237,7 @@ struct Gradients {
     Tensor dq;
     Tensor dk_pool, dv_pool;  ///< float32, shaped like the pools
     PoolMode mode = PoolMode::Accumulate;
+    HeadTerms terms{};  ///< overwritten; each optional
 };
 
 namespace internal {
@@ -232,6 +247,7 @@ inline pagegrad_backward_args backward_args(const Plan &plan, const BackwardInpu
     pagegrad_backward_args args{};
     args.struct_size = sizeof(args);
     args.scale = plan.config().scale;
+    args.softcap = plan.config().softcap;
     args.dout = inputs.dout;
     args.q = inputs.q;
     args.k_pool = kv.k;
@@ -243,6 +259,10 @@ inline pagegrad_backward_args backward_args(const Plan &plan, const BackwardInpu
     args.dk_pool = gradients.dk_pool;
     args.dv_pool = gradients.dv_pool;
     args.pool_mode = static_cast<int32_t>(gradients.mode);
+    args.alibi_slopes = inputs.terms.alibi_slopes;
+    args.sinks = inputs.terms.sinks;
+    args.dalibi_slopes = gradients.terms.alibi_slopes;
+    args.dsinks = gradients.terms.sinks;
     return args;
 }
 

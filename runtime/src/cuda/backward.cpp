@@ -39,6 +39,8 @@ public:
           statistics_kernel(choose("row_statistics")),
           dq_kernel(ordered ? choose("backward_queries", kernel.head_dim == 0 ? "any" : nullptr)
                             : choose("backward_finish")) {
+        refuse_unsupported(plan);
+        refuse_unsupported(ScoreOptions(args));
         check_tensors();
         constexpr int64_t limit = std::numeric_limits<int32_t>::max();
         if (!ordered && rows > limit / kernel.columns()) {

@@ -1,6 +1,7 @@
 /// What the calls that run on a GPU have in common.
 #pragma once
 
+#include "../score_options.h"
 #include "../status.h"
 #include "../tensors.h"
 #include "device_kernels.h"
@@ -16,6 +17,10 @@ constexpr int vector_bytes = 16, pair_bytes = 8, word_bytes = 4;
 
 /// The operation whose kernel the caller chooses for a backward.
 const char *backward_operation(const pagegrad_execution &execution);
+
+/// Refuses what the kernels for GPUs cannot do.
+void refuse_unsupported(const pagegrad_plan &plan);
+void refuse_unsupported(const ScoreOptions &options);
 
 /// Whether the query tasks leave rows alone: those of no sequence, and some that see no key.
 inline bool misses_rows(const pagegrad_plan &plan, const QueryLayout &layout,

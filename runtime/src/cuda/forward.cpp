@@ -25,6 +25,8 @@ public:
         : plan(plan), args(args), place(place), layout(check_forward(plan, args)),
           kernel(choose_kernel("forward", static_cast<pagegrad_dtype>(args.q.dtype), plan.head_dim,
                                place.device, execution.kernel)) {
+        refuse_unsupported(plan);
+        refuse_unsupported(ScoreOptions(args));
         check_dtype_of_q("out", args.out, args.q);
         check_device_tensor("q", args.q, vector_bytes, place);
         check_device_tensor("k_pool", args.k_pool, vector_bytes, place);
