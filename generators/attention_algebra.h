@@ -13,8 +13,8 @@ constexpr float log2_e = 1.44269504088896340736f;
 constexpr float ln_2 = 0.693147180559945309417f;
 
 /// 2^x to about 2e-7 relative for -126 <= x < 128, and 0 from -127 down: round to an integer, a
-/// polynomial (Taylor terms of 2^f for |f| <= 1/2, of degree 6, the last one fitted), and the integer
-/// added to the exponent, of which -127 leaves nothing.
+/// polynomial (Taylor terms of 2^f for |f| <= 1/2, of degree 6, the last one fitted), and the
+/// integer added to the exponent, of which -127 leaves nothing.
 inline Expr exp2(const Expr &argument) {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; compilers must not
     // cancel the addition.
@@ -100,9 +100,11 @@ struct CappedScore {
     Expr value, derivative;
 
     CappedScore(const Expr &score, const Expr &softcap, Expr (*exponential)(const Expr &) = exp2) {
-        // Scores over a tiny softcap are huge, but no NaN.
-        const Tanh step(score * Halide::min(1.0f / softcap, 1e38f), exponential);
-        value = Halide::select(softcap > 0.0f, softcap * step.value, score);
+        // Scores over a tiny softcap are huge, but no NaN; one beyond all scores has an inverse
+        // yet.
+        const Expr cap = Halide::min(softcap, 0x1p125f);
+        const Tanh step(score * Halide::min(1.0f / cap, 1e38f), exponential);
+        value = Halide::select(softcap > 0.0f, cap * step.value, score);
         derivative = Halide::select(softcap > 0.0f, step.derivative, 1.0f);
     }
 };
