@@ -100,9 +100,11 @@ struct CappedScore {
     Expr value, derivative;
 
     CappedScore(const Expr &score, const Expr &softcap, Expr (*exponential)(const Expr &) = exp2) {
-        // Scores over a tiny softcap are huge, but no NaN.
-        const Tanh step(score * Halide::min(1.0f / softcap, 1e38f), exponential);
-        value = Halide::select(softcap > 0.0f, softcap * step.value, score);
+        // Scores over a tiny softcap are huge, but no NaN; one beyond all scores has an inverse
+        // yet.
+        const Expr cap = Halide::min(softcap, 0x1p125f);
+        const Tanh step(score * Halide::min(1.0f / cap, 1e38f), exponential);
+        value = Halide::select(softcap > 0.0f, cap * step.value, score);
         derivative = Halide::select(softcap > 0.0f, step.derivative, 1.0f);
     }
 };

@@ -52,6 +52,13 @@ void schedule_general(BackwardFuncs &f, const BackwardCpuSchedule &schedule, con
         .vectorize(f.c, V);
     f.distances.update().compute_with(f.dQ.update(), pair);
     f.tile_distance.compute_at(f.distances, f.distance_sum[0]);
+    Var lane("lane");
+    Func lanes = f.tile_distance.update().rfactor(f.in_row[0], lane);
+    lanes.compute_at(f.distances, f.distance_sum[0])
+        .vectorize(lane, V)
+        .update()
+        .reorder(lane, f.in_row[1])
+        .vectorize(lane, V);
     f.tile_distance.update().atomic().vectorize(f.in_row[0], V);
     for (Func row : {f.slope, f.position}) {
         row.compute_root().bound_storage(f.r, schedule.query_tile).store_in(MemoryType::Stack);

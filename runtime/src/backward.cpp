@@ -580,8 +580,6 @@ void compute_lse(const BackwardCall &call, const QueryLayout &layout,
     lse_forward(call, args).execute(carver.take<char>(0));
 }
 
-}  // namespace
-
 /// Refuses the gradient of an option that is not there.
 void check_head_gradient(const std::string &name, const pagegrad_plan &plan,
                          const pagegrad_tensor &gradient, const pagegrad_tensor &option) {
@@ -590,6 +588,8 @@ void check_head_gradient(const std::string &name, const pagegrad_plan &plan,
         require(present(option), "d", name, " is given without ", name, ", expected both");
     }
 }
+
+}  // namespace
 
 QueryLayout check_backward(const pagegrad_plan &plan, const pagegrad_backward_args &args) {
     require(args.struct_size == sizeof(args), "args.struct_size is ", args.struct_size,

@@ -151,6 +151,7 @@ inline std::vector<std::pair<std::string, Geometry>> option_geometries() {
         {"softcap_large", Geometry({17, 64}, {33, 64}).dim(128).heads(2, 1).cap(1e6).skewed()},
         {"softcap_30", Geometry({64}, {127}).dim(64).cap(30).scaled(2).skewed().dlse().half()},
         {"softcap_high_scores", Geometry({33}, {64}).dim(64).heads(2, 1).cap(1000).scaled(64)},
+        {"softcap_largest", Geometry({17}, {33}).dim(8).cap(0x1.fffffep127)},
         {"softcap_least", Geometry({17}, {33}).dim(8).cap(1e-38)},
 
         // ALiBi, which counts from the diagonal of each alignment.
