@@ -36,9 +36,9 @@ inline double product_tolerance(Products products) {
     return products == Products::Bfloat16 ? 3 * 0x1p-8 : 0;
 }
 
-/// Allowed error of a sum of products with equal factors, relative to the sum.
-inline double equal_factors_tolerance(Products products) {
-    return products == Products::Bfloat16 ? 0x1p-8 : 0;
+/// Allowed error of a sum of products with equal factors.
+inline double equal_factors_tolerance(double sum, Products products) {
+    return products == Products::Bfloat16 ? 0x1p-8 * std::abs(sum) : 0;
 }
 
 /// Allowed error of an entry before it is stored, but for that of equal factors.
@@ -65,7 +65,7 @@ inline testing::AssertionResult is_close(const std::vector<float> &got, const Qu
             tolerance(largest(expected.size), largest(expected.squares), products);
         for (std::size_t at = begin; at < begin + width; at++) {
             const double want = expected.value[at];
-            const double off = allowed + equal_factors_tolerance(products) * std::abs(want);
+            const double off = allowed + equal_factors_tolerance(want, products);
             const double low = rounded(want - off, dtype);
             const double high = rounded(want + off, dtype);
             if (!(got[at] >= low && got[at] <= high)) {
