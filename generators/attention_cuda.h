@@ -3,6 +3,7 @@
 
 #include "cuda_work.h"
 #include "lowering/tiles.h"
+#include "schedules/attention_cuda.h"
 
 #include <memory>
 
@@ -22,7 +23,8 @@ public:
     using Buffer = Halide::Buffer<T, dimensions>;
 
     Parameter<Halide::Type> element{"element", Halide::BFloat(16)};  // of q, out, dq and the pools
-    Parameter<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
+    Parameter<int> fixed_head_dim{"fixed_head_dim", 0};              // 0: any up to ...
+    Parameter<int> max_head_dim{"max_head_dim", 128};                // ... this, padded inside
 
     // Indices innermost first. The caller owns everything. A chunk is 8 elements.
     Input<Buffer<int32_t, 2>> tasks{"tasks"};                // field, task
@@ -43,6 +45,10 @@ protected:
         return true;
     }
 
+    CudaSchedules schedules() const {
+        return CudaSchedules(head_columns().padded());
+    }
+
     /// Begins generate().
     TileKernel &begin(const TileSchedule &tiles) {
         kernel = std::make_unique<TileKernel>(tiles, element);
@@ -55,7 +61,7 @@ protected:
     }
 
     PaddedHead head_columns() const {
-        return PaddedHead(fixed_head_dim, head_dim);
+        return PaddedHead(fixed_head_dim, max_head_dim, head_dim);
     }
 
     /// Ends schedule().

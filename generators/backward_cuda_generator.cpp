@@ -4,7 +4,6 @@
 #include "attention_algebra.h"
 #include "attention_cuda.h"
 #include "paging.h"
-#include "schedules/attention_cuda.h"
 
 namespace pagegrad {
 namespace {
@@ -13,7 +12,9 @@ using namespace Halide;
 
 class BackwardCuda : public AttentionCuda<BackwardCuda> {
 public:
-    GeneratorParam<bool> with_dq{"with_dq", true};
+    // Which gradients, of which dq wants the others too.
+    GeneratorParam<bool> with_dq{"with_dq", true}, with_dk{"with_dk", true},
+        with_dv{"with_dv", true};
 
     // Indices innermost first. The caller owns everything. A pair is 2 floats.
     BackwardInputs in;
@@ -22,7 +23,7 @@ public:
     Input<Buffer<uint64_t, 4>> dv_pool{"dv_pool"};  // pair, KV head, slot, block: added to
 
     void generate() {
-        const TileSchedule tiles = CudaSchedules().backward;
+        const TileSchedule tiles = with_dk ? schedules().backward : schedules().backward_values;
         TileKernel &block = begin(tiles);
         const PaddedHead columns = head_columns();
         const Task task(tasks, block.task);
@@ -45,7 +46,7 @@ public:
             };
         };
         const Tile K = block.resident("K", columns.padded(), keys_in(k_pool));
-        const Tile V = block.resident("V", columns.padded(), keys_in(v_pool));
+        const Tile V = with_dk ? block.resident("V", columns.padded(), keys_in(v_pool)) : Tile();
 
         // Query rows: every entry of the task's list for each head of the group.
         const Expr num_rows = (task.query_end - task.query_begin) * group;
@@ -88,12 +89,14 @@ public:
                    key_end(row) >= task.first_key + tiles.resident_rows;
         });
 
-        Accumulator dV = block.sum_over_steps(columns.padded());
-        Accumulator dK = block.sum_over_steps(columns.padded());
+        const auto sum_if = [&](bool wanted) {
+            return wanted ? block.sum_over_steps(columns.padded()) : Accumulator();
+        };
+        Accumulator dV = sum_if(with_dv), dK = sum_if(with_dk);
 
         // Scores and probabilities are transposed: keys x queries.
         const Accumulator S = block.compute(K * transposed(Q));
-        const Accumulator dP = block.compute(V * transposed(dO));
+        const Accumulator dP = with_dk ? block.compute(V * transposed(dO)) : Accumulator();
         if (with_dq) {
             block.issue_products();
         }
@@ -105,11 +108,16 @@ public:
                                       exp2_instruction),
                           0.0f);
         });
-        dV += P * dO;
-        const Fragment dS = dP.map([&](const Element &dp) {
-            return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
-        });
-        dK += dS * Q;
+        if (with_dv) {
+            dV += P * dO;
+        }
+        Fragment dS;
+        if (with_dk) {
+            dS = dP.map([&](const Element &dp) {
+                return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
+            });
+            dK += dS * Q;
+        }
         if (with_dq) {
             const Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
             dQ.add_to([&](const Expr &row, const Expr &pair) {
@@ -127,8 +135,12 @@ public:
         const auto key_exists = [&](const Expr &key, const Expr &pair) {
             return key < task.num_keys && columns.contains(pair, 2);
         };
-        dV.add_to(gradients_in(dv_pool), 1.0f, key_exists);
-        dK.add_to(gradients_in(dk_pool), in.scale, key_exists);
+        if (with_dv) {
+            dV.add_to(gradients_in(dv_pool), 1.0f, key_exists);
+        }
+        if (with_dk) {
+            dK.add_to(gradients_in(dk_pool), in.scale, key_exists);
+        }
         finish();
     }
 

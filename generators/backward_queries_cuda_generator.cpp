@@ -4,7 +4,6 @@
 /// instead of five. Lists and layouts: lowering/README.md.
 #include "attention_cuda.h"
 #include "query_tiles_cuda.h"
-#include "schedules/attention_cuda.h"
 
 namespace pagegrad {
 namespace {
@@ -13,16 +12,11 @@ using namespace Halide;
 
 class BackwardQueriesCuda : public AttentionCuda<BackwardQueriesCuda> {
 public:
-    GeneratorParam<int> streamed_rows{"streamed_rows",
-                                      CudaSchedules().backward_queries.streamed_rows};
-    GeneratorParam<int> warps{"warps", CudaSchedules().backward_queries.warps};
-
-    // Indices innermost first. The caller owns everything. A word is 2 elements.
     BackwardInputs in;
-    Input<Buffer<uint32_t, 4>> dq{"dq"};  // word, head, token, batch: written
+    RowOutput dq{"dq"};
 
     void generate() {
-        const TileSchedule tiles{streamed_rows, 16 * warps, warps};
+        const TileSchedule tiles = schedules().backward_queries;
         TileKernel &block = begin(tiles);
         const PaddedHead columns = head_columns();
         const QueryTiles rows(block, tiles, columns, tasks, queries, blocks, group, block_size);
@@ -50,18 +44,13 @@ public:
         block.end_step();
 
         const RowVector factor = block.final_rows(dQ, [&](const Row &) { return Expr(in.scale); });
-        dQ.store_to(
-            [&](const Expr &row, const Expr &pair) { return rows.place(dq, row).of(dq, pair); },
-            factor,
-            [&](const Expr &row, const Expr &pair) {
-                return rows.exists(row) && columns.contains(pair, 2);
-            });
+        rows.store(dQ, dq, columns, factor);
         finish();
     }
 
     void schedule() {
         in.set_layout();
-        set_origin(dq);
+        dq.set_layout();
         schedule_tasks(forward_task_fields);
     }
 };

@@ -3,7 +3,6 @@
 /// with an online softmax. Lists and layouts: lowering/README.md.
 #include "attention_cuda.h"
 #include "query_tiles_cuda.h"
-#include "schedules/attention_cuda.h"
 
 namespace pagegrad {
 namespace {
@@ -12,15 +11,12 @@ using namespace Halide;
 
 class ForwardCuda : public AttentionCuda<ForwardCuda> {
 public:
-    GeneratorParam<int> streamed_rows{"streamed_rows", CudaSchedules().forward.streamed_rows};
-    GeneratorParam<int> warps{"warps", CudaSchedules().forward.warps};
-
-    // Indices innermost first. The caller owns everything. A word is 2 elements.
-    Input<Buffer<uint32_t, 4>> out{"out"};  // word, head, token, batch: written
-    Input<Buffer<float, 3>> lse{"lse"};     // head, token, batch: written
+    RowOutput out{"out"};
+    // Indices innermost first. The caller owns everything.
+    Input<Buffer<float, 3>> lse{"lse"};  // head, token, batch: written
 
     void generate() {
-        const TileSchedule tiles{streamed_rows, 16 * warps, warps};
+        const TileSchedule tiles = schedules().forward;
         TileKernel &block = begin(tiles);
         const PaddedHead columns = head_columns();
         const QueryTiles rows(block, tiles, columns, tasks, queries, blocks, group, block_size);
@@ -64,25 +60,19 @@ public:
             return select(total(row) > 0.0f, (largest(row) + log2_instruction(total(row))) * ln_2,
                           minus_infinity);
         });
-        const auto exists = [&](const Expr &row) { return rows.exists(row); };
-        O.store_to(
-            [&](const Expr &row, const Expr &pair) { return rows.place(out, row).of(out, pair); },
-            inverse,
-            [&](const Expr &row, const Expr &pair) {
-                return exists(row) && columns.contains(pair, 2);
-            });
+        rows.store(O, out, columns, inverse);
         block.store_rows(
             row_lse,
             [&](const Expr &row) {
                 const QueryRow at = rows.place(q, row);
                 return lse(at.head, at.token, at.batch);
             },
-            exists);
+            [&](const Expr &row) { return rows.exists(row); });
         finish();
     }
 
     void schedule() {
-        set_origin(out);
+        out.set_layout();
         set_origin(lse);
         lse.dim(0).set_stride(Expr());
         schedule_tasks(forward_task_fields);

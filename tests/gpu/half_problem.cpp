@@ -8,13 +8,16 @@ namespace pagegrad::test {
 
 namespace {
 
-/// Rounding of a 16-bit type: relative, and absolute for numbers below its normal ones.
+/// Rounding to a 16-bit type: relative, and absolute for numbers below its normal ones. None to
+/// float32.
 struct Rounding {
     double relative, absolute;
 
     explicit Rounding(pagegrad_dtype dtype)
-        : relative(dtype == PAGEGRAD_BFLOAT16 ? 0x1p-9 : 0x1p-12),
-          absolute(dtype == PAGEGRAD_BFLOAT16 ? 0 : 0x1p-25) {
+        : relative(dtype == PAGEGRAD_FLOAT32    ? 0
+                   : dtype == PAGEGRAD_BFLOAT16 ? 0x1p-9
+                                                : 0x1p-12),
+          absolute(dtype == PAGEGRAD_FLOAT16 ? 0x1p-25 : 0) {
     }
     double variance(double value) const {
         return std::pow(relative * value, 2) + std::pow(absolute, 2);
@@ -24,9 +27,10 @@ struct Rounding {
 /// Variances of the results, taking roundings for independent.
 class Variances {
 public:
-    Variances(const Problem &problem, pagegrad_dtype dtype)
-        : in(problem.inputs), expected(problem.expected), rounding(dtype), out(in.q.size()),
-          dq(in.q.size()), dk(in.k_pool.size()), dv(in.v_pool.size()) {
+    Variances(const Problem &problem, const Dtypes &dtypes)
+        : in(problem.inputs), expected(problem.expected), rounding(dtypes.inputs),
+          out_rounding(dtypes.out), dq_rounding(dtypes.dq), out(in.q.size()), dq(in.q.size()),
+          dk(in.k_pool.size()), dv(in.v_pool.size()) {
         std::size_t token = 0;
         for (std::size_t b = 0; b < in.query_length.size(); b++) {
             for (int64_t i = 0; i < in.query_length[b]; i++, token++) {
@@ -40,7 +44,7 @@ public:
 private:
     const AttentionInputs &in;
     const AttentionResult &expected;
-    const Rounding rounding;
+    const Rounding rounding, out_rounding, dq_rounding;
 
     void add_row(int sequence, int64_t i, std::size_t row, int head) {
         const int D = in.head_dim;
@@ -49,7 +53,7 @@ private:
         for (int d = 0; d < D; d++) {
             const double out = expected.out.value[row * D + d];
             delta += dout[d] * out;
-            delta_variance += std::pow(dout[d] * rounding.relative * out, 2);
+            delta_variance += std::pow(dout[d] * out_rounding.relative * out, 2);
         }
         // An error of delta goes into all keys of the row alike.
         std::vector<double> by_delta(D);
@@ -74,9 +78,9 @@ private:
             }
         }
         for (int d = 0; d < D; d++) {
-            out[row * D + d] += rounding.variance(expected.out.value[row * D + d]);
+            out[row * D + d] += out_rounding.variance(expected.out.value[row * D + d]);
             dq[row * D + d] += delta_variance * std::pow(by_delta[d], 2) +
-                               rounding.variance(expected.dq.value[row * D + d]);
+                               dq_rounding.variance(expected.dq.value[row * D + d]);
         }
     }
 
@@ -109,16 +113,16 @@ void add_sizes(Quantity &quantity, const std::vector<double> &variances) {
 
 }  // namespace
 
-Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype) {
+Problem make_half_problem(const Geometry &geometry, const Dtypes &dtypes) {
     Problem problem = make_problem(geometry);
     for (auto *tensor : {&problem.inputs.q, &problem.inputs.dout, &problem.inputs.k_pool,
                          &problem.inputs.v_pool}) {
         for (double &value : *tensor) {
-            value = rounded(value, dtype);
+            value = rounded(value, dtypes.inputs);
         }
     }
     problem = make_problem(std::move(problem.inputs), problem.form, problem.layout);
-    const Variances variances(problem, dtype);
+    const Variances variances(problem, dtypes);
     add_sizes(problem.expected.out, variances.out);
     add_sizes(problem.expected.dq, variances.dq);
     add_sizes(problem.expected.dk_pool, variances.dk);

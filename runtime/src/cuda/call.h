@@ -11,11 +11,8 @@
 
 namespace pagegrad::cuda {
 
-// Units in which kernels address tensors (lowering/README.md).
-constexpr int vector_bytes = 16, pair_bytes = 8, word_bytes = 4;
-
 /// The operation whose kernel the caller chooses for a backward.
-const char *backward_operation(const pagegrad_execution &execution);
+const char *backward_operation(const pagegrad_plan &plan, const pagegrad_execution &execution);
 
 /// Whether the query tasks leave rows alone: those of no sequence, and some that see no key.
 inline bool misses_rows(const pagegrad_plan &plan, const QueryLayout &layout,

@@ -25,11 +25,10 @@ public:
         : plan(plan), args(args), place(place), layout(check_forward(plan, args)),
           kernel(choose_kernel("forward", static_cast<pagegrad_dtype>(args.q.dtype), plan.head_dim,
                                place.device, execution.kernel)) {
-        check_dtype_of_q("out", args.out, args.q);
         check_device_tensor("q", args.q, vector_bytes, place);
         check_device_tensor("k_pool", args.k_pool, vector_bytes, place);
         check_device_tensor("v_pool", args.v_pool, vector_bytes, place);
-        check_device_tensor("out", args.out, word_bytes, place);
+        check_device_tensor("out", args.out, neighbour_bytes(args.out), place);
         check_device_tensor("lse", args.lse, word_bytes, place);
     }
 
@@ -66,7 +65,7 @@ private:
         add_tensor(arguments, "q", args.q, vector_bytes);
         add_tensor(arguments, "k_pool", args.k_pool, vector_bytes);
         add_tensor(arguments, "v_pool", args.v_pool, vector_bytes);
-        add_tensor(arguments, "out", args.out, word_bytes);
+        add_output(arguments, "out", args.out);
         add_tensor(arguments, "lse", lse, word_bytes);
         return arguments;
     }
