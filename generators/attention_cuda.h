@@ -23,8 +23,8 @@ public:
     using Buffer = Halide::Buffer<T, dimensions>;
 
     Parameter<Halide::Type> element{"element", Halide::BFloat(16)};  // of q, out, dq and the pools
-    Parameter<int> fixed_head_dim{"fixed_head_dim", 0};              // 0: any up to ...
-    Parameter<int> max_head_dim{"max_head_dim", 128};                // ... this, padded inside
+    Parameter<int> fixed_head_dim{"fixed_head_dim", 0};              // 0: any up to max_head_dim,
+    Parameter<int> max_head_dim{"max_head_dim", 128};                // padded inside
 
     // Indices innermost first. The caller owns everything. A chunk is 8 elements.
     Input<Buffer<int32_t, 2>> tasks{"tasks"};                // field, task
@@ -77,6 +77,9 @@ protected:
     }
 
 private:
+    friend Derived;
+    AttentionCuda() = default;
+
     Halide::Var lane{"lane"}, warp{"warp"};
     std::unique_ptr<TileKernel> kernel;
 };
