@@ -20,9 +20,10 @@ if(pagegrad_cuda_enabled AND NOT PAGEGRAD_KERNELS_FROM)
     target_precompile_headers(cuda.generator REUSE_FROM pagegrad_schedules)
 endif()
 
-# pagegrad_add_cuda_kernel(<op> DTYPE bf16|f16 TARGET sm90 [HEAD_DIM <n>|any]
+# pagegrad_add_cuda_kernel(<op> DTYPE bf16|f16 TARGET sm90 [HEAD_DIM <n>|any|any256]
 #                          [GENERATOR <generator>] [PARAMS <name>=<value>...])
-# Adds a kernel of generators/<generator or op>_cuda_generator.cpp.
+# Adds a kernel of generators/<generator or op>_cuda_generator.cpp: for one head_dim, for any up to
+# 128, or for any from there to 256.
 function(pagegrad_add_cuda_kernel op)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "DTYPE;TARGET;HEAD_DIM;GENERATOR" "PARAMS")
     set(generator ${op})
@@ -33,14 +34,21 @@ function(pagegrad_add_cuda_kernel op)
     set(element_f16 float16)
     set(name ${op}_${arg_DTYPE})
     set(params element=${element_${arg_DTYPE}} ${arg_PARAMS})
-    set(head_dim 0)
-    if(arg_HEAD_DIM STREQUAL "any")
-        string(APPEND name _any)
+    set(head_dims 0 0)
+    if(arg_HEAD_DIM MATCHES "^any([0-9]*)$")
+        string(APPEND name _${arg_HEAD_DIM})
+        set(largest 128)
+        if(CMAKE_MATCH_1)
+            set(largest ${CMAKE_MATCH_1})
+        endif()
+        set(head_dims 0 ${largest})
+        list(APPEND params max_head_dim=${largest})
     elseif(arg_HEAD_DIM)
         string(APPEND name _d${arg_HEAD_DIM})
-        set(head_dim ${arg_HEAD_DIM})
-        list(APPEND params fixed_head_dim=${head_dim})
+        set(head_dims ${arg_HEAD_DIM} ${arg_HEAD_DIM})
+        list(APPEND params fixed_head_dim=${arg_HEAD_DIM})
     endif()
+    list(JOIN head_dims ", " head_dims)
     string(APPEND name _${arg_TARGET})
     set(symbol pagegrad_device_kernel_${name})
 
@@ -58,7 +66,7 @@ function(pagegrad_add_cuda_kernel op)
     set_property(TARGET pagegrad APPEND_STRING PROPERTY pagegrad_device_headers
                  "extern const pagegrad::DeviceKernel ${symbol};\n")
     set_property(TARGET pagegrad APPEND_STRING PROPERTY pagegrad_device_table
-        "PAGEGRAD_DEVICE_KERNEL(${op}, ${arg_DTYPE}, ${head_dim}, ${arg_TARGET}, \"${name}\", ${symbol})\n")
+        "PAGEGRAD_DEVICE_KERNEL(${op}, ${arg_DTYPE}, ${head_dims}, ${arg_TARGET}, \"${name}\", ${symbol})\n")
 endfunction()
 
 if(pagegrad_cuda_enabled)
@@ -70,6 +78,14 @@ if(pagegrad_cuda_enabled)
             pagegrad_add_cuda_kernel(backward_queries ${kind})
             pagegrad_add_cuda_kernel(forward ${kind})
         endforeach()
+        # A thread block has no room for the sums of dk and dv of 256 columns both.
+        set(kind DTYPE ${dtype} HEAD_DIM any256 TARGET sm90)
+        pagegrad_add_cuda_kernel(backward_keys ${kind} GENERATOR backward
+                                 PARAMS with_dq=false with_dv=false)
+        pagegrad_add_cuda_kernel(backward_values ${kind} GENERATOR backward
+                                 PARAMS with_dq=false with_dk=false)
+        pagegrad_add_cuda_kernel(backward_queries ${kind})
+        pagegrad_add_cuda_kernel(forward ${kind})
         foreach(op IN ITEMS row_statistics backward_finish)
             pagegrad_add_cuda_kernel(${op} DTYPE ${dtype} TARGET sm90)
         endforeach()

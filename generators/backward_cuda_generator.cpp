@@ -2,52 +2,30 @@
 /// list reads K and V through the block table and packed query rows through a row list, and adds to
 /// dQ and to the gradients of the pool. Lists and layouts: lowering/README.md.
 #include "attention_algebra.h"
-#include "cuda_work.h"
-#include "lowering/tiles.h"
+#include "attention_cuda.h"
 #include "paging.h"
-#include "schedules/attention_cuda.h"
-
-#include <memory>
 
 namespace pagegrad {
 namespace {
 
 using namespace Halide;
 
-class BackwardCuda : public Generator<BackwardCuda> {
+class BackwardCuda : public AttentionCuda<BackwardCuda> {
 public:
-    GeneratorParam<Type> element{"element", BFloat(16)};      // of q, dout and the pools
-    GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
+    // Which gradients, of which dq wants the others too.
+    GeneratorParam<bool> with_dq{"with_dq", true}, with_dk{"with_dk", true},
+        with_dv{"with_dv", true};
 
-    GeneratorParam<bool> with_dq{"with_dq", true};
-
-    // Indices innermost first. The caller owns everything. A chunk is 8 elements, a pair 2 floats.
-    Input<Buffer<int32_t, 2>> tasks{"tasks"};          // field, task
-    Input<Buffer<int32_t, 2>> queries{"queries"};      // field, entry
-    Input<Buffer<int32_t, 1>> blocks{"blocks"};        // pool blocks of all runs
-    Input<Buffer<>> q{"q", UInt(128), 4};              // chunk, head, token, batch
-    Input<Buffer<>> dout{"dout", UInt(128), 4};        // chunk, head, token, batch
-    Input<Buffer<>> k_pool{"k_pool", UInt(128), 4};    // chunk, KV head, slot, block
-    Input<Buffer<>> v_pool{"v_pool", UInt(128), 4};    // chunk, KV head, slot, block
-    Input<Buffer<float, 2>> statistics{"statistics"};  // lse_log2/delta, row
-    Input<Buffer<uint64_t, 2>> dq{"dq"};               // pair (padded), row: dQ / scale is added
-    Input<Buffer<uint64_t, 4>> dk_pool{"dk_pool"};     // pair, KV head, slot, block: added to
-    Input<Buffer<uint64_t, 4>> dv_pool{"dv_pool"};     // pair, KV head, slot, block: added to
-    Input<int> head_dim{"head_dim"};
-    Input<int> block_size{"block_size"};
-    Input<int> group{"group"};  // query heads of a KV head
-    Input<int> num_heads{"num_heads"};
-    Input<int> num_tokens{"num_tokens"};      // of a batch
-    Input<float> scale{"scale"};              // of the scores
-    Input<float> scale_log2{"scale_log2"};    // scale * log2(e)
-    Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
+    // Indices innermost first. The caller owns everything. A pair is 2 floats.
+    BackwardInputs in;
+    Input<Buffer<uint64_t, 2>> dq{"dq"};            // pair (padded), row: dQ / scale is added
+    Input<Buffer<uint64_t, 4>> dk_pool{"dk_pool"};  // pair, KV head, slot, block: added to
+    Input<Buffer<uint64_t, 4>> dv_pool{"dv_pool"};  // pair, KV head, slot, block: added to
 
     void generate() {
-        const TileSchedule tiles = CudaSchedules().backward;
-        kernel = std::make_unique<TileKernel>(tiles, element);
-        TileKernel &block = *kernel;
-        const PaddedHead head_columns(fixed_head_dim, head_dim);
-        const int columns = head_columns.padded();
+        const TileSchedule tiles = with_dk ? schedules().backward : schedules().backward_values;
+        TileKernel &block = begin(tiles);
+        const PaddedHead columns = head_columns();
         const Task task(tasks, block.task);
 
         // Keys of the tile; those past the end repeat the last one, which no query then sees.
@@ -62,13 +40,13 @@ public:
         const auto keys_in = [&](auto &pool) {
             return [&](const Expr &chunk, const Expr &key) {
                 const PoolRow row = pool_row(pool, key);
-                return head_columns.copied(
+                return columns.copied(
                     pool(chunk, inside(task.kv_head, pool.dim(1)), row.slot, row.block), chunk,
                     Internal::const_true());
             };
         };
-        const Tile K = block.resident("K", columns, keys_in(k_pool));
-        const Tile V = block.resident("V", columns, keys_in(v_pool));
+        const Tile K = block.resident("K", columns.padded(), keys_in(k_pool));
+        const Tile V = with_dk ? block.resident("V", columns.padded(), keys_in(v_pool)) : Tile();
 
         // Query rows: every entry of the task's list for each head of the group.
         const Expr num_rows = (task.query_end - task.query_begin) * group;
@@ -87,21 +65,19 @@ public:
         const auto head = block.early_rows(
             "head", [&](const Expr &row) { return task.kv_head * group + packed(row) % group; });
         const auto row_index = [&](const Expr &row) {
-            return (entry(entry_batch, row) * num_tokens + entry(entry_token, row)) * num_heads +
-                   head(row);
+            return in.row(entry(entry_batch, row), entry(entry_token, row), head(row));
         };
         const auto rows_of = [&](auto &tensor) {
             return [&](const Expr &chunk, const Expr &row) {
                 const QueryRow at(packed_rows(entry, head), tensor, row);
-                return head_columns.copied(at.of(tensor, chunk), chunk, exists(row));
+                return columns.copied(at.of(tensor, chunk), chunk, exists(row));
             };
         };
-        const Tile Q = block.streamed("Q", columns, rows_of(q));
-        const Tile dO = block.streamed("dO", columns, rows_of(dout));
+        const Tile Q = block.streamed("Q", columns.padded(), rows_of(q));
+        const Tile dO = block.streamed("dO", columns.padded(), rows_of(in.dout));
         const auto statistic = block.streamed_records(
             "statistic", statistics_fields, [&](const Expr &field, const Expr &row) {
-                const Expr index = inside(row_index(row), statistics.dim(1));
-                return value_or_zero(statistics(field, index), exists(row));
+                return value_or_zero(in.statistic(field, row_index(row)), exists(row));
             });
 
         // Most tiles of queries see all keys: those need no mask.
@@ -113,11 +89,14 @@ public:
                    key_end(row) >= task.first_key + tiles.resident_rows;
         });
 
-        Accumulator dV = block.sum_over_steps(columns), dK = block.sum_over_steps(columns);
+        const auto sum_if = [&](bool wanted) {
+            return wanted ? block.sum_over_steps(columns.padded()) : Accumulator();
+        };
+        Accumulator dV = sum_if(with_dv), dK = sum_if(with_dk);
 
         // Scores and probabilities are transposed: keys x queries.
         const Accumulator S = block.compute(K * transposed(Q));
-        const Accumulator dP = block.compute(V * transposed(dO));
+        const Accumulator dP = with_dk ? block.compute(V * transposed(dO)) : Accumulator();
         if (with_dq) {
             block.issue_products();
         }
@@ -129,11 +108,16 @@ public:
                                       exp2_instruction),
                           0.0f);
         });
-        dV += P * dO;
-        const Fragment dS = dP.map([&](const Element &dp) {
-            return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
-        });
-        dK += dS * Q;
+        if (with_dv) {
+            dV += P * dO;
+        }
+        Fragment dS;
+        if (with_dk) {
+            dS = dP.map([&](const Element &dp) {
+                return score_gradient(P(dp), dp.value, statistic(statistics_delta, dp.column));
+            });
+            dK += dS * Q;
+        }
         if (with_dq) {
             const Accumulator dQ = block.compute(transposed(block.exchange("dS", dS)) * K);
             dQ.add_to([&](const Expr &row, const Expr &pair) {
@@ -149,32 +133,25 @@ public:
             };
         };
         const auto key_exists = [&](const Expr &key, const Expr &pair) {
-            return key < task.num_keys && head_columns.contains(pair, 2);
+            return key < task.num_keys && columns.contains(pair, 2);
         };
-        dV.add_to(gradients_in(dv_pool), 1.0f, key_exists);
-        dK.add_to(gradients_in(dk_pool), scale, key_exists);
-        done(lane, warp, block.task) = block.result();
+        if (with_dv) {
+            dV.add_to(gradients_in(dv_pool), 1.0f, key_exists);
+        }
+        if (with_dk) {
+            dK.add_to(gradients_in(dk_pool), in.scale, key_exists);
+        }
+        finish();
     }
 
     void schedule() {
-        set_dense(tasks, task_fields);
-        set_dense(queries, entry_fields);
-        for (auto *tensor : {&q, &dout, &k_pool, &v_pool}) {
-            set_origin(*tensor);
-        }
+        in.set_layout();
+        set_dense(dq, head_columns().padded() / 2);
         for (auto *pool : {&dk_pool, &dv_pool}) {
             set_origin(*pool);
         }
-        set_dense(dq, PaddedHead(fixed_head_dim, head_dim).padded() / 2);
-        set_dense(statistics, statistics_fields);
-        set_origin(blocks);
-        set_origin(done);
-        kernel->schedule_behind(done, lane, warp, get_pipeline());
+        schedule_tasks(task_fields);
     }
-
-private:
-    Var lane{"lane"}, warp{"warp"};
-    std::unique_ptr<TileKernel> kernel;
 };
 
 }  // namespace

@@ -118,12 +118,13 @@ struct RowPlace {
 /// head_dim and the columns of tiles, in panels of 64, that hold it.
 class PaddedHead {
 public:
-    /// `fixed` is head_dim at compile time, or 0: then tiles have 128 columns.
-    PaddedHead(int fixed, const Expr &head_dim) : fixed(fixed), head_dim(head_dim) {
+    /// `fixed` is head_dim at compile time, or 0: then it is at most `largest`.
+    PaddedHead(int fixed, int largest, const Expr &head_dim)
+        : fixed(fixed), largest(largest), head_dim(head_dim) {
     }
 
     int padded() const {
-        return fixed > 0 ? (fixed + 63) / 64 * 64 : 128;
+        return ((fixed > 0 ? fixed : largest) + 63) / 64 * 64;
     }
 
     /// Whether the `elements` elements from number i * elements on are in head_dim.
@@ -139,7 +140,7 @@ public:
     }
 
 private:
-    const int fixed;
+    const int fixed, largest;
     const Expr head_dim;
 };
 

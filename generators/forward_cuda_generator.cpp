@@ -1,51 +1,30 @@
 /// The forward of tiles of query rows on a GPU's tensor cores: one thread block per task of a work
 /// list keeps packed query rows of a sequence and goes past its keys, read through the block table,
 /// with an online softmax. Lists and layouts: lowering/README.md.
+#include "attention_cuda.h"
 #include "query_tiles_cuda.h"
-#include "schedules/attention_cuda.h"
-
-#include <memory>
 
 namespace pagegrad {
 namespace {
 
 using namespace Halide;
 
-class ForwardCuda : public Generator<ForwardCuda> {
+class ForwardCuda : public AttentionCuda<ForwardCuda> {
 public:
-    GeneratorParam<Type> element{"element", BFloat(16)};      // of q, out and the pools
-    GeneratorParam<int> fixed_head_dim{"fixed_head_dim", 0};  // 0: any up to 128, padded inside
-
-    GeneratorParam<int> streamed_rows{"streamed_rows", CudaSchedules().forward.streamed_rows};
-    GeneratorParam<int> warps{"warps", CudaSchedules().forward.warps};
-
-    // Indices innermost first. The caller owns everything. A chunk is 8 elements, a word 2.
-    Input<Buffer<int32_t, 2>> tasks{"tasks"};        // field, task
-    Input<Buffer<int32_t, 2>> queries{"queries"};    // field, entry
-    Input<Buffer<int32_t, 1>> blocks{"blocks"};      // pool blocks of all sequences
-    Input<Buffer<>> q{"q", UInt(128), 4};            // chunk, head, token, batch
-    Input<Buffer<>> k_pool{"k_pool", UInt(128), 4};  // chunk, KV head, slot, block
-    Input<Buffer<>> v_pool{"v_pool", UInt(128), 4};  // chunk, KV head, slot, block
-    Input<Buffer<uint32_t, 4>> out{"out"};           // word, head, token, batch: written
-    Input<Buffer<float, 3>> lse{"lse"};              // head, token, batch: written
-    Input<int> head_dim{"head_dim"};
-    Input<int> block_size{"block_size"};
-    Input<int> group{"group"};                // query heads of a KV head
-    Input<float> scale_log2{"scale_log2"};    // of the scores, times log2(e)
-    Output<Buffer<int32_t, 3>> done{"done"};  // lane, warp, task: not stored
+    RowOutput out{"out"};
+    // Indices innermost first. The caller owns everything.
+    Input<Buffer<float, 3>> lse{"lse"};  // head, token, batch: written
 
     void generate() {
-        const TileSchedule tiles{streamed_rows, 16 * warps, warps};
-        kernel = std::make_unique<TileKernel>(tiles, element);
-        TileKernel &block = *kernel;
-        const PaddedHead head_columns(fixed_head_dim, head_dim);
-        const QueryTiles rows(block, tiles, head_columns, tasks, queries, blocks, group,
-                              block_size);
+        const TileSchedule tiles = schedules().forward;
+        TileKernel &block = begin(tiles);
+        const PaddedHead columns = head_columns();
+        const QueryTiles rows(block, tiles, columns, tasks, queries, blocks, group, block_size);
         const Tile Q = rows.resident("Q", q);
         const Tile K = rows.streamed("K", k_pool), V = rows.streamed("V", v_pool);
 
         const Expr hidden = -1e30f;
-        Accumulator O = block.sum_over_steps(head_columns.padded());
+        Accumulator O = block.sum_over_steps(columns.padded());
         RowState largest = block.row_state(-1e30f), sum = block.row_state(0.0f);
 
         const Accumulator S = block.compute(Q * transposed(K));
@@ -81,40 +60,23 @@ public:
             return select(total(row) > 0.0f, (largest(row) + log2_instruction(total(row))) * ln_2,
                           minus_infinity);
         });
-        const auto exists = [&](const Expr &row) { return rows.exists(row); };
-        O.store_to(
-            [&](const Expr &row, const Expr &pair) { return rows.place(out, row).of(out, pair); },
-            inverse,
-            [&](const Expr &row, const Expr &pair) {
-                return exists(row) && head_columns.contains(pair, 2);
-            });
+        rows.store(O, out, columns, inverse);
         block.store_rows(
             row_lse,
             [&](const Expr &row) {
                 const QueryRow at = rows.place(q, row);
                 return lse(at.head, at.token, at.batch);
             },
-            exists);
-        done(lane, warp, block.task) = block.result();
+            [&](const Expr &row) { return rows.exists(row); });
+        finish();
     }
 
     void schedule() {
-        set_dense(tasks, forward_task_fields);
-        set_dense(queries, entry_fields);
-        for (auto *tensor : {&q, &k_pool, &v_pool}) {
-            set_origin(*tensor);
-        }
-        set_origin(out);
+        out.set_layout();
         set_origin(lse);
         lse.dim(0).set_stride(Expr());
-        set_origin(blocks);
-        set_origin(done);
-        kernel->schedule_behind(done, lane, warp, get_pipeline());
+        schedule_tasks(forward_task_fields);
     }
-
-private:
-    Var lane{"lane"}, warp{"warp"};
-    std::unique_ptr<TileKernel> kernel;
 };
 
 }  // namespace

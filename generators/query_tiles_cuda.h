@@ -9,6 +9,23 @@
 
 namespace pagegrad {
 
+/// A result for each query row, in 16 bits or in float32.
+struct RowOutput {
+    // Indices innermost first. The caller owns everything: both views have the same memory.
+    Halide::GeneratorInput<Halide::Buffer<uint32_t, 4>> words;  // word of 2, head, token, batch
+    Halide::GeneratorInput<Halide::Buffer<uint64_t, 4>> pairs;  // pair, head, token, batch
+    Halide::GeneratorInput<int> is_f32;                         // not 0: float32
+
+    explicit RowOutput(const std::string &name)
+        : words(name), pairs(name + "_f32"), is_f32(name + "_is_f32") {
+    }
+
+    void set_layout() {
+        set_origin(words);
+        set_origin(pairs);
+    }
+};
+
 class QueryTiles {
 public:
     using Words = Halide::GeneratorInput<Halide::Buffer<int32_t, 2>>;
@@ -66,6 +83,21 @@ public:
             const Expr kv_head = inside(task.kv_head, pool.dim(1));
             return head_columns.copied(pool(chunk, kv_head, at.slot, at.block), chunk, true_expr());
         });
+    }
+
+    /// Writes the rows of the task, times a factor of the row.
+    void store(const Accumulator &result, const RowOutput &to, const PaddedHead &columns,
+               const RowVector &factor) const {
+        const auto store_in = [&](const auto &tensor, const Expr &wanted) {
+            result.store_to([&](const Expr &row,
+                                const Expr &pair) { return place(tensor, row).of(tensor, pair); },
+                            factor,
+                            [&](const Expr &row, const Expr &pair) {
+                                return wanted && exists(row) && columns.contains(pair, 2);
+                            });
+        };
+        store_in(to.words, to.is_f32 == 0);
+        store_in(to.pairs, to.is_f32 != 0);
     }
 
     /// For the next map: whether all rows see all keys of the step, as most do, without a mask.

@@ -15,9 +15,10 @@ public:
 
     // Indices innermost first. The caller owns everything. A word is 2 elements.
     Input<Buffer<uint32_t, 4>> dout{"dout"};  // word, head, token, batch
-    Input<Buffer<uint32_t, 4>> out{"out"};    // word, head, token, batch
-    Input<Buffer<float, 3>> lse{"lse"};       // head, token, batch
-    Input<Buffer<float, 3>> dlse{"dlse"};     // head, token, batch; any buffer if there is none
+    Input<Buffer<uint32_t, 4>> out{"out"};    // word (of float32: 1 element), head, token, batch
+    Input<int> out_is_f32{"out_is_f32"};
+    Input<Buffer<float, 3>> lse{"lse"};    // head, token, batch
+    Input<Buffer<float, 3>> dlse{"dlse"};  // head, token, batch; any buffer if there is none
     Input<int> has_dlse{"has_dlse"};
     Input<int> head_dim{"head_dim"};
     Input<int> num_rows{"num_rows"};
@@ -30,8 +31,16 @@ public:
         over_words = RDom(0, (head_dim / 2 + row_lanes - 1) / row_lanes, "over_words");
         const Expr word = over_words * row_lanes + lane;
         over_words.where(word < head_dim / 2);
-        const WordElements a(at.of(dout, word), element), b(at.of(out, word), element);
-        product(lane, row) += a.low * b.low + a.high * b.high;
+        const WordElements a(at.of(dout, word), element);
+        // Of a 16-bit tensor both are the word itself.
+        const Expr step = select(out_is_f32 != 0, 2, 1), next = step - 1;
+        const Expr first = at.of(out, word * step), second = at.of(out, word * step + next);
+        const WordElements halves(first, element);
+        const auto out_element = [&](const Expr &single, const Expr &half) {
+            return select(out_is_f32 != 0, reinterpret<float>(single), half);
+        };
+        product(lane, row) +=
+            a.low * out_element(first, halves.low) + a.high * out_element(second, halves.high);
         sum(lane, row) = lanes_sum(product(lane, row));
         const Expr delta = sum(0, row) - select(has_dlse != 0, at.of(dlse), 0.0f);
         statistics(field, row) = select(field == statistics_lse, lse_to_log2(at.of(lse)), delta);

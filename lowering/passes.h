@@ -32,6 +32,7 @@ struct StagingPlan {
     std::string issue;                  ///< Func that issues the first products of a step
     std::string addition;             ///< Func that adds sums to memory, one step later, after that
     int products_after_addition = 0;  ///< issued by then after the products that are added
+    bool drained = false;             ///< whether products end within their step
 };
 
 using LoweringPass = std::unique_ptr<Halide::Internal::IRMutator>;

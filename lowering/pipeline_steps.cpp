@@ -33,7 +33,8 @@ using namespace Halide::Internal;
 ///  - rings have two slots more than a stage runs ahead: when a thread stages a step, others may
 ///    still have the products of the step before the current one under way, but no earlier ones,
 ///    since all have waited for those ahead of the barrier. The same holds for what "first" writes,
-///    in a ring of two.
+///    in a ring of two. Where all products of a step are waited for ahead of the barrier that ends
+///    it ("drained", of loops without additions), the rings of tiles need only one slot more.
 /// A loop without additions has no "issue", "second" and barrier before it: its products are under
 /// way at the barrier that ends a step. ptxas allows no finer waits: it serialises products whose
 /// sums are read in the next iteration after a wait for some of them only (C7514).
@@ -100,6 +101,8 @@ private:
                          " stages instead of ", plan.staged.size());
         require_lowering(is_barrier(body[last]) && barriers == (plan.addition.empty() ? 2 : 3),
                          "loop ", op->name, " does not have its barriers: ", barriers);
+        require_lowering(plan.addition.empty() || !plan.drained,
+                         "sums are added while products of the next step run");
         require_lowering(plan.addition.empty() ||
                              (parts.issue.size() == 1 && parts.addition.defined()),
                          "loop ", op->name, " lacks the issue of products or the additions");
@@ -141,6 +144,9 @@ private:
                 IfThenElse::make(step > op->min, substitute(op->name, step - 1, parts.addition)));
         }
         append(inside, parts.first);
+        if (plan.drained) {
+            inside.push_back(products_done);
+        }
         append(inside, rendezvous);
         append(inside, parts.second);
         before.push_back(For::make(op->name, op->min, op->extent, op->for_type,

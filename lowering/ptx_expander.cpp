@@ -350,27 +350,38 @@ std::string accumulator_scale(Output &out, const Call &c) {
 
 /// A store to global memory if the condition is not 0.
 std::string store_if(Output &out, const Call &c, size_t condition, size_t destination,
-                     const std::string &value) {
-    return line("setp.ne.b32 %p, $, 0; @%p st.global.b32 $, $;", c.scalar(condition),
+                     const char *type, const std::string &value) {
+    return line("setp.ne.b32 %p, $, 0; @%p st.global.$ $, $;", c.scalar(condition), type,
                 out.take_address(c.argument(destination)), value);
+}
+
+/// Two neighbours (argument 1), times a factor (argument 2), as %low and %high.
+std::string scaled_neighbours(Output &out, const Call &c) {
+    const int index = c.constant(1);
+    out.use_accumulators(index, 2);
+    return line("{ .reg .pred %p; .reg .f32 %low, %high;") +
+           line("mul.f32 %low, $, $;", accumulator(index), c.scalar(2)) +
+           line("mul.f32 %high, $, $;", accumulator(index + 1), c.scalar(2));
 }
 
 /// accumulator_store_<type>x2(token, index, factor, condition, destination in global memory)
 /// Two neighbours, times the factor and rounded.
 template<bool bfloat>
 std::string accumulator_store_x2(Output &out, const Call &c) {
-    const int index = c.constant(1);
-    out.use_accumulators(index, 2);
-    return line("{ .reg .pred %p; .reg .f32 %low, %high; .reg .b32 %pair;") +
-           line("mul.f32 %low, $, $;", accumulator(index), c.scalar(2)) +
-           line("mul.f32 %high, $, $;", accumulator(index + 1), c.scalar(2)) +
-           line("cvt.rn.$.f32 %pair, %high, %low;", bfloat ? "bf16x2" : "f16x2") +
-           store_if(out, c, 3, 4, "%pair") + line("}");
+    return scaled_neighbours(out, c) +
+           line(".reg .b32 %pair; cvt.rn.$.f32 %pair, %high, %low;", bfloat ? "bf16x2" : "f16x2") +
+           store_if(out, c, 3, 4, "b32", "%pair") + line("}");
+}
+
+/// accumulator_store_f32x2(token, index, factor, condition, destination in global memory)
+std::string accumulator_store_f32x2(Output &out, const Call &c) {
+    return scaled_neighbours(out, c) + store_if(out, c, 3, 4, "v2.f32", "{%low, %high}") +
+           line("}");
 }
 
 /// store_f32(token, value, condition, destination in global memory)
 std::string store_f32(Output &out, const Call &c) {
-    return line("{ .reg .pred %p;") + store_if(out, c, 2, 3, c.scalar(1)) + line("}");
+    return line("{ .reg .pred %p;") + store_if(out, c, 2, 3, "b32", c.scalar(1)) + line("}");
 }
 
 /// accumulator_add_x2(token, index, factor, condition, destination in global memory)
@@ -561,6 +572,7 @@ const std::map<std::string, Entry> instruction_table = {
     {"accumulator_scale", {accumulator_scale, Returns::token}},
     {"accumulator_store_bf16x2", {accumulator_store_x2<true>, Returns::token}},
     {"accumulator_store_f16x2", {accumulator_store_x2<false>, Returns::token}},
+    {"accumulator_store_f32x2", {accumulator_store_f32x2, Returns::token}},
     {"store_f32", {store_f32, Returns::token}},
     {"accumulator_add_x2", {accumulator_add_x2, Returns::token}},
     {"wgmma_shared_bf16", {wgmma_shared, Returns::token}},

@@ -407,14 +407,14 @@ void Accumulator::scale_rows(const RowVector &factors) {
 
 void Accumulator::store_to(const Pair &destination, const RowVector &factors,
                            const Pair &exists) const {
-    const std::string name =
-        kernel->element.is_bfloat() ? "accumulator_store_bf16x2" : "accumulator_store_f16x2";
+    const std::string half = kernel->element.is_bfloat() ? "bf16x2" : "f16x2";
     for (int group = 0; group < columns_per_warpgroup / 8; group++) {
         for (int slot = 0; slot < 4; slot += 2) {
             const Expr row = row_of(slot), pair = column_of(slot, group) / 2;
-            kernel->token = effect(name, {kernel->token, first_register + group * 4 + slot,
-                                          factors.at(slot / 2), cast<int>(exists(row, pair)),
-                                          destination(row, pair)});
+            const Expr to = destination(row, pair);
+            kernel->token = effect("accumulator_store_" + (to.type().bits() == 64 ? "f32x2" : half),
+                                   {kernel->token, first_register + group * 4 + slot,
+                                    factors.at(slot / 2), cast<int>(exists(row, pair)), to});
         }
     }
 }
@@ -615,6 +615,7 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
 
     StagingPlan plan;
     plan.loop = state.name() + ".s1." + steps.x.name();
+    plan.drained = schedule.drained;
     if (added.defined()) {
         plan.issue = issued.name();
         plan.addition = added.name();
@@ -631,7 +632,7 @@ void TileKernel::schedule_behind(Func output, const Var &output_lane, const Var 
         f.compute_at(state, steps.x).hoist_storage(output, task).ring_buffer(slots);
     };
     for (const Tile &streamed : streamed_tiles) {
-        in_ring(streamed.storage, streamed_ahead + 2);
+        in_ring(streamed.storage, streamed_ahead + (schedule.drained ? 1 : 2));
         schedule_copies(streamed.storage);
         plan.staged[streamed.storage.name()] = streamed_ahead;
         plan.copied.insert(streamed.storage.name());

@@ -29,6 +29,9 @@ struct TileSchedule {
     int streamed_rows;  ///< of a step: a multiple of 32, and 64 for transposed left operands
     int resident_rows;  ///< of a thread block
     int warps;          ///< 16 resident rows each
+    /// Whether products end within their step: its tiles then need a slot of memory less, but the
+    /// next step's products do not follow without a gap.
+    bool drained = false;
 };
 
 class TileKernel;
@@ -170,8 +173,8 @@ public:
     /// The same for the pairs that exist.
     void add_to(const Pair &destination, const Expr &factor, const Pair &exists) const;
 
-    /// Writes all elements that exist, times a factor of their row and rounded to the tiles' type.
-    /// After the last step.
+    /// Writes all elements that exist, times a factor of their row; rounded to the tiles' type
+    /// where pairs have 32 bits. After the last step.
     void store_to(const Pair &destination, const RowVector &factors, const Pair &exists) const;
 
 private:

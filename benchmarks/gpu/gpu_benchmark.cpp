@@ -61,6 +61,11 @@ std::vector<Geometry> geometries() {
                             prefix});
         }
     }
+    for (const Mask mask : {Mask::CausalBottomRight, Mask::None}) {
+        const std::vector<int32_t> lengths(2, 4096);
+        const char *suffix = mask == Mask::None ? "_full" : "_causal";
+        list.push_back({std::string("B2_S4096_D256") + suffix, 256, lengths, lengths, mask});
+    }
     return list;
 }
 

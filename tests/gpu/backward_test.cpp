@@ -1,5 +1,6 @@
 // The backward on a GPU against the double-precision reference, and what must not change it.
 #include "gpu_cases.h"
+#include "half_problem.h"
 #include "tests/support/invariance.h"
 
 #include <cmath>
@@ -7,6 +8,8 @@
 
 namespace pagegrad::test {
 namespace {
+
+using GpuBackwardInAnyOrder = GpuTest;
 
 class GpuBackward : public OnGpu<testing::TestWithParam<GpuCase>> {
 protected:
@@ -18,7 +21,7 @@ protected:
     }
     static DeviceCall make_call(const Gpu &gpu, const Problem &problem,
                                 const Options &options = {}) {
-        return {gpu, problem, GetParam().dtype, options, GetParam().ordered};
+        return {gpu, problem, GetParam().dtypes, options, GetParam().ordered};
     }
     static void expect_backward(DeviceCall &call) {
         ASSERT_EQ(call.backward(), PAGEGRAD_OK) << call.message();
@@ -40,6 +43,20 @@ TEST_P(GpuBackward, matches_reference) {
 
 INSTANTIATE_TEST_SUITE_P(, GpuBackward, testing::ValuesIn(with_both_orders(gpu_geometries())),
                          name_of);
+
+INSTANTIATE_TEST_SUITE_P(float32_results, GpuBackward,
+                         testing::ValuesIn(with_float32_results(for_gpus(invariance_geometries()))),
+                         name_of);
+
+/// Kernels that add in any order have no float32 dq: one with a fixed order does it then.
+TEST_F(GpuBackwardInAnyOrder, has_float32_results) {
+    const Geometry geometry = Geometry({65, 17}, {65, 33}).dim(64).heads(4, 2).bottom_right();
+    const Dtypes dtypes(PAGEGRAD_BFLOAT16, PAGEGRAD_FLOAT32, PAGEGRAD_FLOAT32);
+    const Problem problem = make_half_problem(geometry, dtypes);
+    DeviceCall call(gpu(), problem, dtypes, {}, false);
+    ASSERT_EQ(call.backward(), PAGEGRAD_OK) << call.message();
+    call.expect_backward();
+}
 
 class GpuBackwardVariants : public GpuBackward {
 protected:

@@ -89,18 +89,19 @@ void DeviceTensor::download(GuardedTensor &host, const char *name) {
     }
 }
 
-DeviceCall::DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dtype,
+DeviceCall::DeviceCall(const Gpu &gpu, const Problem &problem, const Dtypes &dtypes,
                        const Options &options, bool ordered)
     : host(problem, options), args(host.backward_args), forward_args(host.forward_args),
-      execution(gpu.execution()), gpu(gpu), dtype(dtype), layout(problem.layout),
-      q(query_tensor(host.q)), dout(query_tensor(host.dout)),
-      k_pool(pool_tensor(host.k_pool, dtype)), v_pool(pool_tensor(host.v_pool, dtype)),
-      saved_out(query_tensor(host.saved_out)), saved_lse(row_tensor(host.saved_lse)),
+      execution(gpu.execution()), gpu(gpu), dtypes(dtypes), layout(problem.layout),
+      q(query_tensor(host.q, dtypes.inputs)), dout(query_tensor(host.dout, dtypes.inputs)),
+      k_pool(pool_tensor(host.k_pool, dtypes.inputs)),
+      v_pool(pool_tensor(host.v_pool, dtypes.inputs)),
+      saved_out(query_tensor(host.saved_out, dtypes.out)), saved_lse(row_tensor(host.saved_lse)),
       dlse(row_tensor(host.dlse)) {
-    dq = query_tensor(host.dq);
+    dq = query_tensor(host.dq, dtypes.dq);
     dk_pool = pool_tensor(host.dk_pool, PAGEGRAD_FLOAT32);
     dv_pool = pool_tensor(host.dv_pool, PAGEGRAD_FLOAT32);
-    out = query_tensor(host.out);
+    out = query_tensor(host.out, dtypes.out);
     lse = row_tensor(host.lse);
     forward_args.q = args.q = q;
     forward_args.k_pool = args.k_pool = k_pool;
@@ -127,8 +128,8 @@ DeviceCall::DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dt
     make_workspace(size);
 }
 
-DeviceTensor DeviceCall::query_tensor(const GuardedTensor &tensor) const {
-    return {gpu, tensor, dtype, layout};
+DeviceTensor DeviceCall::query_tensor(const GuardedTensor &tensor, pagegrad_dtype type) const {
+    return {gpu, tensor, type, layout};
 }
 
 DeviceTensor DeviceCall::row_tensor(const GuardedTensor &tensor) const {

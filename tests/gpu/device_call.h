@@ -38,7 +38,7 @@ private:
 /// A forward and a backward on a GPU. Their arguments may be changed before they run.
 class DeviceCall {
 public:
-    DeviceCall(const Gpu &gpu, const Problem &problem, pagegrad_dtype dtype,
+    DeviceCall(const Gpu &gpu, const Problem &problem, const Dtypes &dtypes,
                const Options &options = {}, bool ordered = true);
 
     /// Run and wait.
@@ -65,12 +65,12 @@ private:
     /// Gives a call a workspace of exactly `size` bytes.
     void make_workspace(std::size_t size);
     void expect_workspace_respected();
-    DeviceTensor query_tensor(const GuardedTensor &tensor) const;
+    DeviceTensor query_tensor(const GuardedTensor &tensor, pagegrad_dtype type) const;
     DeviceTensor row_tensor(const GuardedTensor &tensor) const;
     DeviceTensor pool_tensor(const GuardedTensor &tensor, pagegrad_dtype dtype) const;
 
     const Gpu &gpu;
-    const pagegrad_dtype dtype;
+    const Dtypes dtypes;
     const Layout layout;
     DeviceTensor q, dout, k_pool, v_pool, saved_out, saved_lse, dlse;
     DeviceMemory workspace;

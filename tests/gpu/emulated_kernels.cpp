@@ -22,7 +22,8 @@ using cuda::KernelEntry;
 class Launch {
 public:
     Launch(const KernelEntry &entry, unsigned blocks, void **values)
-        : entry(entry), items(int64_t{blocks} * entry.kernel->items_per_block) {
+        : entry(entry), values(values_of(entry.dtype)),
+          items(int64_t{blocks} * entry.kernel->items_per_block) {
         for (int i = 0; i < entry.kernel->num_parameters; i++) {
             const DeviceParameter &parameter = entry.kernel->parameters[i];
             std::memcpy(&arguments[parameter.name], values[i], parameter.bytes);
@@ -31,7 +32,8 @@ public:
 
     void run() const {
         const std::string operation = entry.operation;
-        if (operation == "backward" || operation == "backward_keys") {
+        if (operation == "backward" || operation == "backward_keys" ||
+            operation == "backward_values") {
             for_each_task<cuda::KeyTask>([&](const auto &task) { key_task(task); });
             return;
         }
@@ -50,6 +52,9 @@ private:
         std::for_each_n(pointer<Task>("tasks"), items, work);
     }
 
+    bool lists(const std::string &name) const {
+        return arguments.count(name) != 0;
+    }
     uint64_t argument(const std::string &name) const {
         const auto found = arguments.find(name);
         if (found == arguments.end()) {
@@ -91,7 +96,7 @@ private:
         return {pointer<T>(name), stride("1"), stride("2"), stride("3")};
     }
     float widen(uint16_t bits) const {
-        return entry.dtype == PAGEGRAD_BFLOAT16 ? bfloat16_to_float(bits) : half_to_float(bits);
+        return values[bits];
     }
     uint16_t narrow(float value) const {
         return entry.dtype == PAGEGRAD_BFLOAT16 ? float_to_bfloat16(value) : float_to_half(value);
@@ -130,10 +135,6 @@ private:
         return (query.batch * integer("num_tokens") + query.token) * integer("num_heads") + head;
     }
 
-    /// Probability and score gradient of a query row and a key.
-    struct Pair {
-        float p, ds;
-    };
     /// What a query row of the backward makes of keys.
     class GradientRow {
     public:
@@ -143,9 +144,11 @@ private:
               launch(launch), head_dim(launch.head_dim()), scale_log2(launch.number("scale_log2")),
               statistics(launch.pointer<float>("statistics") + 2 * launch.row_of(query, head)) {
         }
-        Pair operator()(const uint16_t *k, const uint16_t *v) const {
-            const float p = std::exp2(scale_log2 * launch.dot(q, k, head_dim) - statistics[0]);
-            return {p, p * (launch.dot(dout, v, head_dim) - statistics[1])};
+        float probability(const uint16_t *k) const {
+            return std::exp2(scale_log2 * launch.dot(q, k, head_dim) - statistics[0]);
+        }
+        float score_gradient(float p, const uint16_t *v) const {
+            return p * (launch.dot(dout, v, head_dim) - statistics[1]);
         }
         const uint16_t *const q, *const dout;
 
@@ -169,24 +172,31 @@ private:
     void add_key_gradients(const cuda::KeyTask &task, const cuda::Query &query,
                            int64_t head) const {
         const GradientRow row(*this, query, head);
-        const auto k_pool = view<uint16_t>("k_pool", 8), v_pool = view<uint16_t>("v_pool", 8);
-        const auto dk_pool = view<float>("dk_pool", 2), dv_pool = view<float>("dv_pool", 2);
-        const bool with_dq = std::string(entry.operation) == "backward";
+        const auto k_pool = view<uint16_t>("k_pool", 8);
         float *dq =
-            with_dq ? pointer<float>("dq") + row_of(query, head) * entry.columns() : nullptr;
-        const float scale = number("scale");
+            lists("dq") ? pointer<float>("dq") + row_of(query, head) * entry.max_head_dim : nullptr;
         for (int32_t key = std::max(query.key_begin, task.first_key);
              key < std::min(query.key_end, task.first_key + task.num_keys); key++) {
             const PoolRow place =
                 pool_row(task.kv_head, task.block_begin, task.first_slot + (key - task.first_key));
-            const Pair pair = row(at(k_pool, place), at(v_pool, place));
-            for (int64_t d = 0; d < head_dim(); d++) {
-                at(dk_pool, place)[d] += scale * pair.ds * widen(row.q[d]);
-                at(dv_pool, place)[d] += pair.p * widen(row.dout[d]);
-                if (with_dq) {
-                    dq[d] += pair.ds * widen(at(k_pool, place)[d]);
+            const auto *k = at(k_pool, place);
+            const float p = row.probability(k);
+            if (lists("dv_pool")) {
+                add(at(view<float>("dv_pool", 2), place), p, row.dout);
+            }
+            if (lists("dk_pool")) {
+                const float ds = row.score_gradient(p, at(view<uint16_t>("v_pool", 8), place));
+                add(at(view<float>("dk_pool", 2), place), number("scale") * ds, row.q);
+                if (dq) {
+                    add(dq, ds, k);
                 }
             }
+        }
+    }
+
+    void add(float *to, float factor, const uint16_t *row) const {
+        for (int64_t d = 0; d < head_dim(); d++) {
+            to[d] += factor * widen(row[d]);
         }
     }
 
@@ -225,10 +235,7 @@ private:
                 sum[d] = sum[d] * rescale + p * widen(at(v_pool, place)[d]);
             }
         });
-        auto *out = view<uint16_t>("out", 2)(head, query.token, query.batch);
-        for (size_t d = 0; d < sum.size(); d++) {
-            out[d] = narrow(total > 0 ? sum[d] / total : 0);
-        }
+        store("out", {head, query.token, query.batch}, sum, total > 0 ? 1 / total : 0);
         row_value("lse", {head, query.token, query.batch}) =
             total > 0 ? (largest + std::log2(total)) * static_cast<float>(M_LN2) : -INFINITY;
     }
@@ -238,14 +245,25 @@ private:
         const auto k_pool = view<uint16_t>("k_pool", 8), v_pool = view<uint16_t>("v_pool", 8);
         std::vector<float> sum(head_dim());
         for_each_key(task, query, [&](const PoolRow &place) {
-            const Pair pair = row(at(k_pool, place), at(v_pool, place));
-            for (size_t d = 0; d < sum.size(); d++) {
-                sum[d] += pair.ds * widen(at(k_pool, place)[d]);
-            }
+            const auto *k = at(k_pool, place);
+            const float p = row.probability(k);
+            add(sum.data(), row.score_gradient(p, at(v_pool, place)), k);
         });
-        auto *dq = view<uint16_t>("dq", 2)(head, query.token, query.batch);
-        for (size_t d = 0; d < sum.size(); d++) {
-            dq[d] = narrow(number("scale") * sum[d]);
+        store("dq", {head, query.token, query.batch}, sum, number("scale"));
+    }
+
+    /// Writes a row, times a factor, in the type of the tensor.
+    void store(const std::string &name, const RowPlace &at, const std::vector<float> &row,
+               float factor) const {
+        const bool single = integer(name + "_is_f32") != 0;
+        float *pairs = view<float>(name + "_f32", 2)(at.head, at.token, at.batch);
+        uint16_t *words = view<uint16_t>(name, 2)(at.head, at.token, at.batch);
+        for (size_t d = 0; d < row.size(); d++) {
+            if (single) {
+                pairs[d] = factor * row[d];
+            } else {
+                words[d] = narrow(factor * row[d]);
+            }
         }
     }
 
@@ -263,11 +281,16 @@ private:
     void row_statistics(int64_t row) const {
         const RowPlace at = place_of(row);
         const auto *dout = view<uint16_t>("dout", 2)(at.head, at.token, at.batch);
+        const bool single = integer("out_is_f32") != 0;
         const auto *out = view<uint16_t>("out", 2)(at.head, at.token, at.batch);
+        const auto *out_f32 = view<float>("out", 1)(at.head, at.token, at.batch);
+        float delta = 0;
+        for (int64_t d = 0; d < integer("head_dim"); d++) {
+            delta += widen(dout[d]) * (single ? out_f32[d] : widen(out[d]));
+        }
         float *statistics = pointer<float>("statistics") + 2 * row;
         statistics[0] = row_value("lse", at) * static_cast<float>(M_LOG2E);
-        statistics[1] =
-            dot(dout, out, integer("head_dim")) - (integer("has_dlse") ? row_value("dlse", at) : 0);
+        statistics[1] = delta - (integer("has_dlse") ? row_value("dlse", at) : 0);
     }
 
     void backward_finish(int64_t row) const {
@@ -281,7 +304,24 @@ private:
         }
     }
 
+    /// The numbers of a 16-bit type by their bits.
+    static std::vector<float> all_values(pagegrad_dtype dtype) {
+        std::vector<float> all;
+        for (uint32_t bits = 0; bits < 0x10000; bits++) {
+            const auto half = static_cast<uint16_t>(bits);
+            all.push_back(dtype == PAGEGRAD_BFLOAT16 ? bfloat16_to_float(half)
+                                                     : half_to_float(half));
+        }
+        return all;
+    }
+    static const std::vector<float> &values_of(pagegrad_dtype dtype) {
+        static const std::vector<float> bf16 = all_values(PAGEGRAD_BFLOAT16),
+                                        f16 = all_values(PAGEGRAD_FLOAT16);
+        return dtype == PAGEGRAD_BFLOAT16 ? bf16 : f16;
+    }
+
     const KernelEntry &entry;
+    const std::vector<float> &values;
     const int64_t items;
     std::map<std::string, uint64_t> arguments;
 };

@@ -8,7 +8,7 @@ namespace {
 class GpuForward : public OnGpu<testing::TestWithParam<GpuCase>> {
 protected:
     static Results results_with(const Options &options) {
-        DeviceCall call(gpu(), problem_of(GetParam()), GetParam().dtype, options);
+        DeviceCall call(gpu(), problem_of(GetParam()), GetParam().dtypes, options);
         EXPECT_EQ(call.forward(), PAGEGRAD_OK) << call.message();
         EXPECT_STREQ(call.message(), "");
         call.expect_forward();
@@ -21,6 +21,10 @@ TEST_P(GpuForward, matches_reference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, GpuForward, testing::ValuesIn(with_dtypes(gpu_geometries())), name_of);
+
+INSTANTIATE_TEST_SUITE_P(float32_out, GpuForward,
+                         testing::ValuesIn(with_float32_results(for_gpus(invariance_geometries()))),
+                         name_of);
 
 class GpuForwardVariants : public GpuForward {
 protected:

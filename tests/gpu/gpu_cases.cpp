@@ -15,7 +15,7 @@ std::ostream &operator<<(std::ostream &stream, const GpuCase &test) {
 
 Geometries for_gpus(Geometries list) {
     for (auto &item : list) {
-        item.second.head_dim = std::min((item.second.head_dim + 7) / 8 * 8, 128);
+        item.second.head_dim = std::min((item.second.head_dim + 7) / 8 * 8, 256);
     }
     return list;
 }
@@ -29,6 +29,10 @@ Geometries gpu_geometries() {
         Geometry({385, 129}, {385, 513}).dim(128).heads(4, 2).block(16).bottom_right());
     list.emplace_back("several_tiles_window",
                       Geometry({300, 257}, {500, 257}).dim(64).heads(2, 2).window(100, -1));
+    list.emplace_back("several_tiles_dim160",
+                      Geometry({193, 5}, {193, 260}).dim(160).heads(4, 2).block(16).bottom_right());
+    list.emplace_back("several_tiles_dim256",
+                      Geometry({130, 70}, {200, 70}).dim(256).heads(2, 1).window(100, 20));
     list.emplace_back("long_prefix", Geometry({33, 65, 17, 1, 40}, {433, 440, 417, 401, 440})
                                          .dim(64)
                                          .heads(8, 2)
@@ -53,6 +57,15 @@ std::vector<GpuCase> with_dtypes(const Geometries &geometries) {
     return cases;
 }
 
+std::vector<GpuCase> with_float32_results(const Geometries &geometries) {
+    std::vector<GpuCase> cases = with_dtypes(geometries);
+    for (GpuCase &test : cases) {
+        test.name += "_f32";
+        test.dtypes.out = test.dtypes.dq = PAGEGRAD_FLOAT32;
+    }
+    return cases;
+}
+
 std::vector<GpuCase> with_both_orders(const Geometries &geometries) {
     std::vector<GpuCase> cases = with_dtypes(geometries), unordered = cases;
     for (GpuCase &test : unordered) {
@@ -66,7 +79,7 @@ const Problem &problem_of(const GpuCase &test) {
     static std::map<std::string, Problem> problems;
     auto found = problems.find(test.name);
     if (found == problems.end()) {
-        found = problems.emplace(test.name, make_half_problem(test.geometry, test.dtype)).first;
+        found = problems.emplace(test.name, make_half_problem(test.geometry, test.dtypes)).first;
     }
     return found->second;
 }

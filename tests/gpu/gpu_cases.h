@@ -12,7 +12,7 @@ namespace pagegrad::test {
 
 struct GpuCase {
     std::string name;
-    pagegrad_dtype dtype;
+    Dtypes dtypes;
     Geometry geometry;
     bool ordered = true;
 };
@@ -28,6 +28,8 @@ Geometries for_gpus(Geometries list);
 Geometries gpu_geometries();
 
 std::vector<GpuCase> with_dtypes(const Geometries &geometries);
+/// 16-bit inputs, `out` and dq in float32.
+std::vector<GpuCase> with_float32_results(const Geometries &geometries);
 std::vector<GpuCase> with_both_orders(const Geometries &geometries);
 
 /// The problem of a case, made once.

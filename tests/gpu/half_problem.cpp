@@ -8,13 +8,16 @@ namespace pagegrad::test {
 
 namespace {
 
-/// Rounding of a 16-bit type: relative, and absolute for numbers below its normal ones.
+/// Rounding to a 16-bit type: relative, and absolute for numbers below its normal ones. None to
+/// float32.
 struct Rounding {
     double relative, absolute;
 
     explicit Rounding(pagegrad_dtype dtype)
-        : relative(dtype == PAGEGRAD_BFLOAT16 ? 0x1p-9 : 0x1p-12),
-          absolute(dtype == PAGEGRAD_BFLOAT16 ? 0 : 0x1p-25) {
+        : relative(dtype == PAGEGRAD_FLOAT32    ? 0
+                   : dtype == PAGEGRAD_BFLOAT16 ? 0x1p-9
+                                                : 0x1p-12),
+          absolute(dtype == PAGEGRAD_FLOAT16 ? 0x1p-25 : 0) {
     }
     double variance(double value) const {
         return std::pow(relative * value, 2) + std::pow(absolute, 2);
@@ -24,9 +27,10 @@ struct Rounding {
 /// Variances of the results, taking roundings for independent.
 class Variances {
 public:
-    Variances(const Problem &problem, pagegrad_dtype dtype)
-        : in(problem.inputs), expected(problem.expected), rounding(dtype), out(in.q.size()),
-          dq(in.q.size()), dk(in.k_pool.size()), dv(in.v_pool.size()) {
+    Variances(const Problem &problem, const Dtypes &dtypes)
+        : in(problem.inputs), expected(problem.expected), rounding(dtypes.inputs),
+          out_rounding(dtypes.out), dq_rounding(dtypes.dq), out(in.q.size()), dq(in.q.size()),
+          dk(in.k_pool.size()), dv(in.v_pool.size()) {
         std::size_t token = 0;
         for (std::size_t b = 0; b < in.query_length.size(); b++) {
             repeats = repeats_of(in, static_cast<int>(b));
@@ -41,7 +45,7 @@ public:
 private:
     const AttentionInputs &in;
     const AttentionResult &expected;
-    const Rounding rounding;
+    const Rounding rounding, out_rounding, dq_rounding;
     std::vector<int> repeats;  ///< of the blocks of a sequence: their errors are the same
 
     void add_row(int sequence, int64_t i, std::size_t row, int head) {
@@ -72,8 +76,8 @@ private:
             }
         }
         for (int d = 0; d < D; d++) {
-            out[row * D + d] += rounding.variance(expected.out.value[row * D + d]);
-            dq[row * D + d] += rounding.variance(expected.dq.value[row * D + d]);
+            out[row * D + d] += out_rounding.variance(expected.out.value[row * D + d]);
+            dq[row * D + d] += dq_rounding.variance(expected.dq.value[row * D + d]);
         }
     }
 
@@ -106,17 +110,17 @@ void add_sizes(Quantity &quantity, const std::vector<double> &variances) {
 
 }  // namespace
 
-Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype) {
+Problem make_half_problem(const Geometry &geometry, const Dtypes &dtypes) {
     Problem problem = make_problem(geometry);
     for (auto *tensor : {&problem.inputs.q, &problem.inputs.dout, &problem.inputs.k_pool,
                          &problem.inputs.v_pool}) {
         for (double &value : *tensor) {
-            value = rounded(value, dtype);
+            value = rounded(value, dtypes.inputs);
         }
     }
     problem = make_problem(std::move(problem.inputs), problem.form, problem.layout,
-                           {PAGEGRAD_FLOAT32, dtype, PAGEGRAD_FLOAT32});
-    const Variances variances(problem, dtype);
+                           {PAGEGRAD_FLOAT32, dtypes.out, PAGEGRAD_FLOAT32});
+    const Variances variances(problem, dtypes);
     add_sizes(problem.expected.out, variances.out);
     add_sizes(problem.expected.dq, variances.dq);
     add_sizes(problem.expected.dk_pool, variances.dk);

@@ -6,7 +6,8 @@
 namespace pagegrad::test {
 
 /// A problem with random data. The sizes of its expected results include the rounding of
-/// probabilities, score gradients, `out` and dq to `dtype`; sums are in float32.
-Problem make_half_problem(const Geometry &geometry, pagegrad_dtype dtype);
+/// probabilities and score gradients to the inputs' type, and of `out` and dq to theirs; sums are
+/// in float32.
+Problem make_half_problem(const Geometry &geometry, const Dtypes &dtypes);
 
 }  // namespace pagegrad::test

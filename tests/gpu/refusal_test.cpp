@@ -138,6 +138,28 @@ TEST_F(GpuRefusedCalls, dtypes_without_a_kernel) {
     expect_parts(call.message(), {"backward", "float32"});
 }
 
+TEST_F(GpuRefusedCalls, head_dims_without_a_kernel) {
+    for (const int head_dim : {60, 260, 264}) {
+        const Problem problem =
+            make_problem(Geometry({3}, {5}).dim(head_dim).stored_as(PAGEGRAD_BFLOAT16));
+        PagedCall call(problem);
+        call.execution = gpu().execution();
+        for (const int32_t unordered : {0, 1}) {
+            call.execution.unordered = unordered;
+            EXPECT_EQ(call.backward(), PAGEGRAD_UNSUPPORTED);
+            expect_parts(call.message(), {"backward", "head_dim " + std::to_string(head_dim)});
+        }
+    }
+}
+
+TEST_F(GpuRefusedCalls, float32_dq_that_is_not_aligned_to_pairs) {
+    const Dtypes dtypes(PAGEGRAD_BFLOAT16, PAGEGRAD_BFLOAT16, PAGEGRAD_FLOAT32);
+    DeviceCall call(gpu(), small_problem(), dtypes);
+    call.args.dq.data = static_cast<char *>(call.args.dq.data) + 4;
+    EXPECT_EQ(call.backward(), PAGEGRAD_UNSUPPORTED);
+    expect_parts(call.message(), {"dq.data", "8 bytes"});
+}
+
 TEST_F(GpuRefusedCalls, operations_without_a_kernel) {
     DeviceCall call(gpu(), small_problem(), PAGEGRAD_BFLOAT16);
     call.host.execution = call.execution;

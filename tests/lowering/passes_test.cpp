@@ -222,22 +222,44 @@ TEST(PipelineSteps, OverlapsStepsInTheRightOrder) {
     }
 }
 
-TEST(PipelineSteps, KeepsProductsUnderWayWithoutAdditions) {
+/// What two steps without additions do, from the first statement of the first one on.
+std::vector<std::string> calls_without_additions(bool drained) {
     StagingPlan plan = step_plan();
     plan.issue = plan.addition = "";
+    plan.drained = drained;
     const Stmt s = loop("x", 2, ForType::Serial,
                         Block::make({produce("far", effect("far", {x})), barrier(),
                                      produce("near", effect("near", {x})), effect("proxy_fence"),
                                      barrier(), effect("first", {x}), barrier()}));
     const auto calls = run(pipeline_steps(plan)->mutate(s));
-    const auto first = std::find(calls.begin(), calls.end(), "first 0");
+    return {std::find(calls.begin(), calls.end(), "first 0"), calls.end()};
+}
+
+TEST(PipelineSteps, KeepsProductsUnderWayWithoutAdditions) {
+    const auto calls = calls_without_additions(false);
     const std::vector<std::string> expected{
         "first 0",          "copy_async_commit 0", "copy_async_wait 0", "proxy_fence 0",
         "barrier",          "wgmma_wait 0",        "first 1",           "copy_async_commit 0",
         "copy_async_wait 0"};
-    ASSERT_GE(calls.end() - first, 9);
-    EXPECT_EQ(std::vector<std::string>(first, first + 9), expected);
+    ASSERT_GE(calls.size(), 9);
+    EXPECT_EQ(std::vector<std::string>(calls.begin(), calls.begin() + 9), expected);
     EXPECT_EQ(calls.back(), "wgmma_wait 0");
+}
+
+/// All threads must be done with a step's tiles when one of them copies over them.
+TEST(PipelineSteps, WaitsForProductsAheadOfTheBarrierWhereTheyAreDrained) {
+    const auto calls = calls_without_additions(true);
+    const std::vector<std::string> expected{
+        "first 0",           "wgmma_wait 0",  "copy_async_commit 0",
+        "copy_async_wait 0", "proxy_fence 0", "barrier"};
+    ASSERT_GE(calls.size(), 6);
+    EXPECT_EQ(std::vector<std::string>(calls.begin(), calls.begin() + 6), expected);
+}
+
+TEST(PipelineSteps, DrainsNoLoopWithAdditions) {
+    StagingPlan plan = step_plan();
+    plan.drained = true;
+    EXPECT_THROW(pipeline_steps(plan)->mutate(step_loop(3)), std::runtime_error);
 }
 
 TEST(PipelineSteps, PublishesWhatAStepWrites) {

@@ -108,6 +108,10 @@ TEST(PtxExpander, StoresToMemory) {
     EXPECT_TRUE(contains(rounded, "mul.f32 %low, %acc6, %r3;"));
     EXPECT_TRUE(contains(rounded, "cvt.rn.bf16x2.f32 %pair, %high, %low;"));
     EXPECT_TRUE(contains(rounded, "setp.ne.b32 %p, %r4, 0; @%p st.global.b32 [%rd1+64], %pair;"));
+    const std::string load_pair = "\tld.global.b64 \t%r2, [%rd1+64];\n";
+    EXPECT_TRUE(contains(
+        expand(load_pair + call("accumulator_store_f32x2", {"%r1", "6", "%r3", "%r4", "%r2"})),
+        "@%p st.global.v2.f32 [%rd1+64], {%low, %high};"));
     EXPECT_TRUE(contains(expand(load_word + call("store_f32", {"%r1", "%r3", "%r4", "%r2"})),
                          "@%p st.global.b32 [%rd1+64], %r3;"));
 }

@@ -19,6 +19,9 @@ namespace pagegrad::cuda {
 
 namespace {
 
+/// The operation of a backward in a fixed order.
+constexpr char fixed_order[] = "backward_keys";
+
 /// Memory of a call.
 struct Workspace {
     float *statistics;               ///< [row][lse in base 2, delta]
@@ -34,18 +37,20 @@ public:
              const pagegrad_execution &execution, const Place &place)
         : plan(plan), args(args), execution(execution), place(place),
           layout(check_backward(plan, args)), rows(layout.rows(plan)),
-          ordered(execution.unordered == 0),
-          kernel(choose(backward_operation(execution), execution.kernel)),
-          statistics_kernel(choose("row_statistics")),
-          dq_kernel(ordered ? choose("backward_queries", kernel.head_dim == 0 ? "any" : nullptr)
-                            : choose("backward_finish")) {
+          kernel(choose(args.dq.dtype == args.q.dtype ? backward_operation(plan, execution)
+                                                      : fixed_order,
+                        execution.kernel)),
+          statistics_kernel(choose("row_statistics")), finish_kernel(choose("backward_finish")),
+          values_kernel(companion(kernel, "backward_values")),
+          queries_kernel(companion(kernel, "backward_queries")),
+          ordered(std::string(kernel.operation) != "backward") {
         refuse_unsupported(plan);
         refuse_unsupported(ScoreOptions(args));
         check_tensors();
         constexpr int64_t limit = std::numeric_limits<int32_t>::max();
-        if (!ordered && rows > limit / kernel.columns()) {
+        if (!ordered && rows > limit / kernel.max_head_dim) {
             fail(PAGEGRAD_UNSUPPORTED, "dq has ", rows, " rows, expected at most ",
-                 limit / kernel.columns(), " on GPUs");
+                 limit / kernel.max_head_dim, " on GPUs");
         }
     }
 
@@ -74,7 +79,7 @@ public:
     }
 
 private:
-    const KernelEntry &choose(const char *operation, const char *name = nullptr) const {
+    const KernelEntry &choose(const std::string &operation, const char *name = nullptr) const {
         return choose_kernel(operation, static_cast<pagegrad_dtype>(args.q.dtype), plan.head_dim,
                              place.device, name);
     }
@@ -83,7 +88,7 @@ private:
         Workspace workspace{};
         workspace.statistics = carver.take<float>(2 * rows);
         if (!ordered) {
-            workspace.dq = carver.take<float>(rows * kernel.columns());
+            workspace.dq = carver.take<float>(rows * kernel.max_head_dim);
         }
         if (!present(args.lse)) {
             workspace.lse = carver.take<float>(rows);
@@ -98,17 +103,20 @@ private:
         }
         Arguments arguments = gradient_arguments(workspace);
         launch_tasks(kernel, place, layout, lists.keys, arguments);
-        add_tensor(arguments, "dq", args.dq, word_bytes);
-        launch_tasks(dq_kernel, place, layout, lists.queries, arguments);
+        if (values_kernel) {
+            launch_tasks(*values_kernel, place, layout, lists.keys, arguments);
+        }
+        add_output(arguments, "dq", args.dq);
+        launch_tasks(*queries_kernel, place, layout, lists.queries, arguments);
     }
 
     void add_unordered(const DeviceLists &lists, const Workspace &workspace) const {
-        check(driver().fill(workspace.dq, 0, rows * kernel.columns(), place.stream),
+        check(driver().fill(workspace.dq, 0, rows * kernel.max_head_dim, place.stream),
               "cuMemsetD32Async");
         Arguments arguments = gradient_arguments(workspace);
         arguments.pointer("dq", workspace.dq);
         launch_tasks(kernel, place, layout, lists.keys, arguments);
-        launch(dq_kernel, place, rows, finish_arguments(workspace));
+        launch(finish_kernel, place, rows, finish_arguments(workspace));
     }
 
     pagegrad_tensor lse_of(const Workspace &workspace) const {
@@ -132,8 +140,6 @@ private:
     }
 
     void check_tensors() const {
-        check_dtype_of_q("out", args.out, args.q);
-        check_dtype_of_q("dq", args.dq, args.q);
         check_device_tensor("q", args.q, vector_bytes, place);
         check_device_tensor("dout", args.dout, vector_bytes, place);
         check_device_tensor("k_pool", args.k_pool, vector_bytes, place);
@@ -141,7 +147,7 @@ private:
         check_device_tensor("out", args.out, word_bytes, place);
         check_device_tensor("lse", args.lse, word_bytes, place);
         check_device_tensor("dlse", args.dlse, word_bytes, place);
-        check_device_tensor("dq", args.dq, word_bytes, place);
+        check_device_tensor("dq", args.dq, neighbour_bytes(args.dq), place);
         check_device_tensor("dk_pool", args.dk_pool, pair_bytes, place);
         check_device_tensor("dv_pool", args.dv_pool, pair_bytes, place);
     }
@@ -161,6 +167,7 @@ private:
         const pagegrad_tensor lse = lse_of(workspace);
         add_tensor(arguments, "dout", args.dout, word_bytes);
         add_tensor(arguments, "out", args.out, word_bytes);
+        arguments.integer("out_is_f32", args.out.dtype == PAGEGRAD_FLOAT32);
         add_tensor(arguments, "lse", lse, word_bytes);
         add_tensor(arguments, "dlse", has_dlse ? args.dlse : lse, word_bytes);
         arguments.integer("has_dlse", has_dlse).pointer("statistics", workspace.statistics);
@@ -189,7 +196,7 @@ private:
     Arguments finish_arguments(const Workspace &workspace) const {
         Arguments arguments = row_arguments();
         arguments.pointer("dq_sum", workspace.dq)
-            .integer("dq_sum.stride.1", kernel.columns())
+            .integer("dq_sum.stride.1", kernel.max_head_dim)
             .number("scale", args.scale);
         add_tensor(arguments, "dq", args.dq, word_bytes);
         return arguments;
@@ -201,14 +208,16 @@ private:
     const Place &place;
     const QueryLayout layout;
     const int64_t rows;
+    const KernelEntry &kernel, &statistics_kernel, &finish_kernel;
+    const KernelEntry *const values_kernel, *const queries_kernel;
     const bool ordered;
-    const KernelEntry &kernel, &statistics_kernel, &dq_kernel;
 };
 
 }  // namespace
 
-const char *backward_operation(const pagegrad_execution &execution) {
-    return execution.unordered ? "backward" : "backward_keys";
+const char *backward_operation(const pagegrad_plan &plan, const pagegrad_execution &execution) {
+    // Sums in any order are allowed, not asked for: there are kernels for them where they may pay.
+    return execution.unordered && plan.head_dim <= narrow_head_dim ? "backward" : fixed_order;
 }
 
 size_t backward_workspace(const pagegrad_plan &plan, const pagegrad_backward_args &args,

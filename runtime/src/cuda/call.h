@@ -12,11 +12,8 @@
 
 namespace pagegrad::cuda {
 
-// Units in which kernels address tensors (lowering/README.md).
-constexpr int vector_bytes = 16, pair_bytes = 8, word_bytes = 4;
-
 /// The operation whose kernel the caller chooses for a backward.
-const char *backward_operation(const pagegrad_execution &execution);
+const char *backward_operation(const pagegrad_plan &plan, const pagegrad_execution &execution);
 
 /// Refuses what the kernels for GPUs cannot do.
 void refuse_unsupported(const pagegrad_plan &plan);

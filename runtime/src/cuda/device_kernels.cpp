@@ -72,7 +72,11 @@ private:
 }  // namespace
 
 bool KernelEntry::fits(int size) const {
-    return head_dim == 0 ? size <= max_head_dim && size % 8 == 0 : size == head_dim;
+    if (max_head_dim == 0) {
+        return true;
+    }
+    const bool same_tiles = (size > narrow_head_dim) == (max_head_dim > narrow_head_dim);
+    return head_dim == 0 ? size <= max_head_dim && same_tiles && size % 8 == 0 : size == head_dim;
 }
 
 int KernelEntry::compute_capability() const {
@@ -81,8 +85,8 @@ int KernelEntry::compute_capability() const {
 
 const std::vector<KernelEntry> &kernel_entries() {
     static const std::vector<KernelEntry> entries = {
-#define PAGEGRAD_DEVICE_KERNEL(operation, dtype, head_dim, target, name, symbol)                   \
-    {#operation, dtype, head_dim, #target, &(symbol)},
+#define PAGEGRAD_DEVICE_KERNEL(operation, dtype, head_dim, max_head_dim, target, name, symbol)     \
+    {#operation, dtype, head_dim, max_head_dim, #target, &(symbol)},
 #include "device_kernel_table.inc"
 #undef PAGEGRAD_DEVICE_KERNEL
     };
@@ -117,6 +121,17 @@ const KernelEntry &choose_kernel(const std::string &operation, pagegrad_dtype dt
              capability / 10, ".", capability % 10);
     }
     return *entry;
+}
+
+const KernelEntry *companion(const KernelEntry &kernel, const std::string &operation) {
+    for (const KernelEntry &entry : kernel_entries()) {
+        if (entry.operation == operation && entry.dtype == kernel.dtype &&
+            entry.head_dim == kernel.head_dim && entry.max_head_dim == kernel.max_head_dim &&
+            entry.compute_capability() == kernel.compute_capability()) {
+            return &entry;
+        }
+    }
+    return nullptr;
 }
 
 void load_kernels(int head_dim, const Place &place) {

@@ -10,22 +10,19 @@
 
 namespace pagegrad::cuda {
 
-/// The largest that any kernel takes.
-constexpr int max_head_dim = 128;
+/// Larger ones have kernels of their own, with smaller tiles.
+constexpr int narrow_head_dim = 128;
 
 /// A row of the table that the build writes.
 struct KernelEntry {
     const char *operation;
     pagegrad_dtype dtype;
-    int head_dim;  ///< 0: any multiple of 8 up to max_head_dim
+    int head_dim;      ///< 0: any multiple of 8 that is as large as
+    int max_head_dim;  ///< this, and above narrow_head_dim if this is. 0: head_dim does not matter
     const char *target;
     const DeviceKernel *kernel;
 
     bool fits(int size) const;
-    /// Columns of the kernel's own arrays.
-    int columns() const {
-        return head_dim == 0 ? max_head_dim : head_dim;
-    }
     /// Compute capability that the kernel is for, as a number: 90 for "sm90".
     int compute_capability() const;
 };
@@ -40,6 +37,9 @@ bool available(const KernelEntry &entry);
 /// whose name contains it between underscores.
 const KernelEntry &choose_kernel(const std::string &operation, pagegrad_dtype dtype, int head_dim,
                                  Device device, const char *name = nullptr);
+
+/// The kernel of another operation that goes with one, or null if that needs none.
+const KernelEntry *companion(const KernelEntry &kernel, const std::string &operation);
 
 /// Loads all kernels for a head_dim that the GPU of a context can run. Kernels are loaded once for
 /// each context, here or at their first launch.

@@ -11,8 +11,6 @@ namespace pagegrad::cuda {
 
 namespace {
 
-constexpr int64_t word_bytes = sizeof(uint32_t);
-
 /// Extents of a tensor in words of 32 bits, from the smallest stride to the largest; those that lie
 /// without gaps as one.
 std::vector<Extent> merged_extents(const pagegrad_tensor &tensor) {
@@ -57,6 +55,10 @@ void fill(uint32_t *data, const std::vector<Extent> &extents, size_t levels, uin
 
 }  // namespace
 
+int neighbour_bytes(const pagegrad_tensor &tensor) {
+    return tensor.dtype == PAGEGRAD_FLOAT32 ? pair_bytes : word_bytes;
+}
+
 void check_device_memory(const std::string &name, const void *data, const Place &place) {
     unsigned type = 0;
     // The driver knows nothing of plain host memory and refuses its address.
@@ -99,14 +101,6 @@ void check_device_tensor(const std::string &name, const pagegrad_tensor &tensor,
     }
 }
 
-void check_dtype_of_q(const std::string &name, const pagegrad_tensor &tensor,
-                      const pagegrad_tensor &q) {
-    if (tensor.dtype != q.dtype) {
-        fail(PAGEGRAD_UNSUPPORTED, name, ".dtype is ", dtype_name(tensor.dtype), ", expected ",
-             dtype_name(q.dtype), ", that of q, on GPUs");
-    }
-}
-
 void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_tensor &tensor,
                 int unit_bytes) {
     const int64_t unit = unit_bytes / element_size(tensor.dtype);
@@ -116,6 +110,12 @@ void add_tensor(Arguments &arguments, const std::string &name, const pagegrad_te
         arguments.integer(name + ".stride." + std::to_string(i),
                           dim < 0 ? 0 : tensor.stride[dim] / unit);
     }
+}
+
+void add_output(Arguments &arguments, const std::string &name, const pagegrad_tensor &tensor) {
+    add_tensor(arguments, name, tensor, word_bytes);
+    add_tensor(arguments, name + "_f32", tensor, pair_bytes);
+    arguments.integer(name + "_is_f32", tensor.dtype == PAGEGRAD_FLOAT32);
 }
 
 void fill(const pagegrad_tensor &tensor, uint32_t value, Stream stream) {

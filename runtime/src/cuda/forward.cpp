@@ -27,11 +27,10 @@ public:
                                place.device, execution.kernel)) {
         refuse_unsupported(plan);
         refuse_unsupported(ScoreOptions(args));
-        check_dtype_of_q("out", args.out, args.q);
         check_device_tensor("q", args.q, vector_bytes, place);
         check_device_tensor("k_pool", args.k_pool, vector_bytes, place);
         check_device_tensor("v_pool", args.v_pool, vector_bytes, place);
-        check_device_tensor("out", args.out, word_bytes, place);
+        check_device_tensor("out", args.out, neighbour_bytes(args.out), place);
         check_device_tensor("lse", args.lse, word_bytes, place);
     }
 
@@ -68,7 +67,7 @@ private:
         add_tensor(arguments, "q", args.q, vector_bytes);
         add_tensor(arguments, "k_pool", args.k_pool, vector_bytes);
         add_tensor(arguments, "v_pool", args.v_pool, vector_bytes);
-        add_tensor(arguments, "out", args.out, word_bytes);
+        add_output(arguments, "out", args.out);
         add_tensor(arguments, "lse", lse, word_bytes);
         return arguments;
     }

@@ -42,7 +42,7 @@ const char *chosen_kernel(const pagegrad_plan &plan, const char *operation, page
     refuse_unsupported(plan);
     const Place place = Place::of(execution.stream);
     const std::string wanted = operation;
-    return choose_kernel(wanted == "backward" ? backward_operation(execution) : wanted, dtype,
+    return choose_kernel(wanted == "backward" ? backward_operation(plan, execution) : wanted, dtype,
                          plan.head_dim, place.device, execution.kernel)
         .kernel->name;
 }

@@ -74,7 +74,7 @@ PreparedPlan::Copy PreparedPlan::copy(const pagegrad_plan &plan, const Place &pl
             "execution.stream is being captured, expected a call of pagegrad_plan_prepare before");
     load_kernels(plan.head_dim, place);
 
-    const WorkLists lists = make_work_lists(plan);
+    const WorkLists lists = make_work_lists(plan, WorkSchedule::of_head_dim(plan.head_dim));
     ListCopier counter(nullptr, place.stream);
     counter.copy(lists, plan);
     Copy copy;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../plan.h"
+#include "device_kernels.h"
 
 #include <cstdint>
 #include <vector>
@@ -54,14 +55,19 @@ struct WorkLists {
     bool has_blind_queries = false;
 };
 
-/// What decides the size of tasks and their order. Nothing here changes a result by more than the
-/// order of sums.
+/// What decides the size of tasks, as the kernels for a head_dim want them, and their order.
 struct WorkSchedule {
     int32_t tile_keys = 128;  ///< of a KeyTask
     int32_t tile_rows = 192;  ///< of a QueryTask
     /// Tasks that read the same memory stay together in groups of this size: one task for each
     /// multiprocessor of an H100.
     int32_t group_tasks = 132;
+
+    static WorkSchedule of_head_dim(int32_t head_dim) {
+        WorkSchedule schedule;
+        schedule.tile_rows = head_dim > narrow_head_dim ? 128 : 192;
+        return schedule;
+    }
 };
 
 /// Every pool row belongs to one KeyTask for each KV head. The queries of a run are in
