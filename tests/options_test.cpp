@@ -173,14 +173,16 @@ TEST(SoftcapEdge, scores_far_beyond_it_are_equal) {
     Problem problem = make_problem(geometry);
     std::fill(problem.inputs.q.begin(), problem.inputs.q.end(), 1.0);
     std::fill(problem.inputs.k_pool.begin(), problem.inputs.k_pool.end(), 1.0);
-    PagedCall call(make_problem(problem.inputs));
+    const Problem absent = make_problem(problem.inputs);
+    PagedCall call(absent);
     ASSERT_EQ(call.forward(), PAGEGRAD_OK) << call.message();
     EXPECT_NEAR(call.lse[0], 2 + std::log(16.0), 1e-6);
 }
 
 TEST(ValueHeadDim, chooses_kernels_for_any) {
     const auto chosen = [](const Geometry &geometry, const char *operation) {
-        PagedCall call(make_problem(geometry));
+        const Problem problem = make_problem(geometry);
+        PagedCall call(problem);
         const char *name = "";
         EXPECT_EQ(pagegrad_choose_kernel(call.plan(), operation, PAGEGRAD_FLOAT32, nullptr, &name,
                                          nullptr),

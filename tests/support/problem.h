@@ -207,6 +207,7 @@ struct Results {
 class PagedCall {
 public:
     explicit PagedCall(const Problem &problem, const Options &options = {});
+    PagedCall(Problem &&problem, const Options &options = {}) = delete;  // it keeps a reference
 
     pagegrad_status forward();
     pagegrad_status backward();
