@@ -8,11 +8,10 @@
 /// Float32: what is relative to Quantity::size, and a floor where float32 loses its precision.
 ///
 /// Products in bfloat16: one factor of every term (P or dS, computed in float32) is rounded to 8
-/// significant bits, which changes a term t by at most 2^-8 |t|. Where factors differ, these errors
-/// are independent, have zero mean and, since significands are spread, a standard deviation of
-/// 0.43 * 2^-8 |t|: that of the sum is 0.43 * 2^-8 sqrt(sum t^2). Three times 2^-8 is 7 standard
-/// deviations, which leaves room for terms that occur twice. Where all factors are equal, as those
-/// of nearly uniform rows are, so are their errors: then the sum is off by at most 2^-8 of itself.
+/// significant bits, which changes a term t by at most 2^-8 |t|. These errors are independent, have
+/// zero mean and, since significands are spread, a standard deviation of 0.43 * 2^-8 |t|: that of
+/// the sum is 0.43 * 2^-8 sqrt(sum t^2). Three times 2^-8 is 7 standard deviations, which leaves
+/// room for terms that occur twice, and is the strict bound for 9 equal terms.
 #pragma once
 
 #include "rounding.h"
@@ -36,12 +35,7 @@ inline double product_tolerance(Products products) {
     return products == Products::Bfloat16 ? 3 * 0x1p-8 : 0;
 }
 
-/// Allowed error of a sum of products with equal factors.
-inline double equal_factors_tolerance(double sum, Products products) {
-    return products == Products::Bfloat16 ? 0x1p-8 * std::abs(sum) : 0;
-}
-
-/// Allowed error of an entry before it is stored, but for that of equal factors.
+/// Allowed error of an entry before it is stored.
 inline double tolerance(double size, double squares, Products products) {
     return relative_tolerance * size + product_tolerance(products) * std::sqrt(squares) +
            1e3 * FLT_MIN;
@@ -65,9 +59,8 @@ inline testing::AssertionResult is_close(const std::vector<float> &got, const Qu
             tolerance(largest(expected.size), largest(expected.squares), products);
         for (std::size_t at = begin; at < begin + width; at++) {
             const double want = expected.value[at];
-            const double off = allowed + equal_factors_tolerance(want, products);
-            const double low = rounded(want - off, dtype);
-            const double high = rounded(want + off, dtype);
+            const double low = rounded(want - allowed, dtype);
+            const double high = rounded(want + allowed, dtype);
             if (!(got[at] >= low && got[at] <= high)) {
                 return testing::AssertionFailure()
                        << "entry " << at - begin << " of block " << begin / width << " is "
